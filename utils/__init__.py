@@ -1,0 +1,1 @@
+"""Helpers of the two notebooks: data, models, losses, training, evaluation and figures."""
