@@ -1,0 +1,72 @@
+"""The focal loss against Keras' own, a float64 reference and a hand-computed case."""
+
+import keras
+import numpy as np
+import pytest
+
+from utils.losses import BinaryFocalLoss, binary_focal_loss
+
+
+def reference(y, p, alpha, gamma):
+    """Equation 5 of Lin et al. in float64, straight from the paper."""
+    y, p = np.asarray(y, "float64"), np.asarray(p, "float64")
+    p_t = np.where(y == 1, p, 1 - p)
+    return -np.where(y == 1, alpha, 1 - alpha) * (1 - p_t) ** gamma * np.log(p_t)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 2, (64, 1)).astype("float32"), rng.uniform(0.001, 0.999, (64, 1)).astype("float32")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 5.0])
+def test_equals_keras_and_numpy(batch, alpha, gamma):
+    y, p = batch
+    ours = float(BinaryFocalLoss(alpha, gamma)(y, p))
+    keras_own = keras.losses.BinaryFocalCrossentropy(alpha=alpha, gamma=gamma, apply_class_balancing=True)
+    assert ours == pytest.approx(float(keras_own(y, p)), abs=1e-6)
+    assert ours == pytest.approx(reference(y, p, alpha, gamma).mean(), abs=1e-6)
+
+
+def test_logits_equal_probabilities(batch):
+    y, p = batch
+    logits = np.log(p.astype("float64") / (1 - p)).astype("float32")
+    assert float(BinaryFocalLoss(from_logits=True)(y, logits)) == pytest.approx(
+        reference(y, p, 0.25, 2.0).mean(), abs=1e-6
+    )
+
+
+def test_hand_computed():
+    # p_t = 0.9 for the label 1: 0.25 * 0.1^2 * -ln 0.9; p_t = 0.8 for the label 0: 0.75 * 0.2^2 * -ln 0.8.
+    loss = keras.ops.convert_to_numpy(binary_focal_loss(np.array([1.0, 0.0]), np.array([0.9, 0.2])))
+    np.testing.assert_allclose(loss, [2.6340e-4, 6.6943e-3], rtol=1e-4)
+
+
+def test_alpha_favours_label_zero():
+    """With alpha = 0.25 an equally wrong covid image (label 0) weighs three times a normal one."""
+    covid, normal = keras.ops.convert_to_numpy(binary_focal_loss(np.array([0.0, 1.0]), np.array([0.7, 0.3])))
+    assert covid / normal == pytest.approx(3.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "from_logits"), [([0.0, 1.0, 0.0, 1.0], False), ([-1e4, 1e4, 1e4, -1e4], True)]
+)
+def test_finite_at_the_ends(values, from_logits):
+    loss = binary_focal_loss(
+        np.array([0.0, 0.0, 1.0, 1.0]), np.array(values, "float32"), from_logits=from_logits
+    )
+    assert np.isfinite(keras.ops.convert_to_numpy(loss)).all()
+
+
+def test_round_trip_through_its_configuration():
+    loss = BinaryFocalLoss(alpha=0.4, gamma=1.5, from_logits=True)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert (again.alpha, again.gamma, again.from_logits) == (0.4, 1.5, True)
+
+
+@pytest.mark.parametrize("bad", [{"alpha": 1.2}, {"alpha": -0.1}, {"gamma": -1.0}])
+def test_refuses_impossible_parameters(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        BinaryFocalLoss(**bad)

@@ -1,0 +1,66 @@
+"""The focal loss of Lin et al. (2017), for a sigmoid output and binary labels."""
+
+import keras
+from keras import ops
+
+
+def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
+    """Focal loss of every element, FL = -alpha_t (1 - p_t)^gamma log(p_t).
+
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5. The weight is `alpha`
+    where the label is 1 and `1 - alpha` where it is 0.
+
+    Parameters
+    ----------
+    y_true : tensor of 0 and 1, any shape.
+    y_pred : float tensor of the same shape: probabilities of label 1, or logits if `from_logits`.
+    alpha : float in [0, 1], the weight of label 1.
+    gamma : float >= 0, the focusing exponent; 0 gives the weighted cross-entropy.
+
+    Returns
+    -------
+    float tensor of the same shape, in nats.
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    y_true = ops.cast(y_true, y_pred.dtype)
+    if from_logits:
+        # log(sigmoid) is finite for every logit, where the logarithm of a saturated sigmoid is not.
+        signed = ops.where(y_true > 0.5, y_pred, -y_pred)
+        log_p_t, one_minus_p_t = ops.log_sigmoid(signed), ops.sigmoid(-signed)
+    else:
+        epsilon = keras.config.epsilon()
+        p = ops.clip(y_pred, epsilon, 1.0 - epsilon)
+        p_t = ops.where(y_true > 0.5, p, 1.0 - p)
+        log_p_t, one_minus_p_t = ops.log(p_t), 1.0 - p_t
+    alpha_t = y_true * alpha + (1.0 - y_true) * (1.0 - alpha)
+    return -alpha_t * ops.power(one_minus_p_t, gamma) * log_p_t
+
+
+@keras.saving.register_keras_serializable(package="xray")
+class BinaryFocalLoss(keras.losses.Loss):
+    """`binary_focal_loss` as a Keras loss, averaged over the last axis and then by `reduction`.
+
+    Equal to `keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)`; Keras' own ignores `alpha`
+    unless that argument is given.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is outside [0, 1] or `gamma` is negative.
+    """
+
+    def __init__(self, alpha=0.25, gamma=2.0, from_logits=False, name="binary_focal_loss", **kwargs):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+        if gamma < 0:
+            raise ValueError(f"gamma must not be negative, not {gamma}")
+        super().__init__(name=name, **kwargs)
+        self.alpha, self.gamma, self.from_logits = alpha, gamma, from_logits
+
+    def call(self, y_true, y_pred):
+        loss = binary_focal_loss(y_true, y_pred, self.alpha, self.gamma, self.from_logits)
+        return ops.mean(loss, axis=-1)
+
+    def get_config(self):
+        own = {"alpha": self.alpha, "gamma": self.gamma, "from_logits": self.from_logits}
+        return {**super().get_config(), **own}
