@@ -1,0 +1,96 @@
+"""Scores with their uncertainty. Nothing here knows of Keras."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+
+class Interval(NamedTuple):
+    """A score with the ends of its confidence interval; prints as `0.944 [0.742, 0.990]`."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def wilson(successes, n, confidence=0.95):
+    """A proportion with its Wilson score interval (Wilson, 1927), from SciPy.
+
+    Returns an Interval; ValueError if n is not positive or successes is outside 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, not {successes} of {n}")
+    interval = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    return Interval(successes / n, interval.low, interval.high)
+
+
+def binary_scores(y_true, y_score, threshold=0.5):
+    """Scores of a detector at a threshold.
+
+    Parameters
+    ----------
+    y_true : [n] of 0 and 1, 1 being the condition that is looked for.
+    y_score : [n], the probability of the condition.
+
+    Returns
+    -------
+    dict of Interval: "accuracy", "sensitivity" (share of 1 that is found), "specificity" (share of 0 that is
+    passed over); and "auc", a float: the area under the ROC curve.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or one of the classes is absent.
+    """
+    y_true, y_score = np.asarray(y_true).astype(int), np.asarray(y_score, "float64")
+    if y_true.shape != y_score.shape or y_true.ndim != 1:
+        raise ValueError(f"y_true and y_score must be of one length, not {y_true.shape} and {y_score.shape}")
+    if set(np.unique(y_true)) != {0, 1}:
+        raise ValueError("y_true must hold both classes, 0 and 1")
+    (tn, fp), (fn, tp) = confusion_matrix(y_true, y_score > threshold)
+    return {
+        "accuracy": wilson(tn + tp, len(y_true)),
+        "sensitivity": wilson(tp, tp + fn),
+        "specificity": wilson(tn, tn + fp),
+        "auc": float(roc_auc_score(y_true, y_score)),
+    }
+
+
+def per_class_accuracy(y_true, y_pred, n_classes):
+    """The share of each class that is recognised (its recall): a list of Interval, in label order."""
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    return [wilson((y_pred[y_true == k] == k).sum(), (y_true == k).sum()) for k in range(n_classes)]
+
+
+def pooled_validation(histories, sizes, epoch):
+    """Accuracy and loss over all held-out images of a cross-validation, after an epoch counted from 1.
+
+    Parameters
+    ----------
+    histories : list of dict with "val_accuracy" and "val_loss", one value an epoch; one dict a fold.
+    sizes : number of held-out images of each fold.
+
+    Returns
+    -------
+    accuracy : Interval (Wilson), each image being held out once.
+    loss : float, mean over the images.
+    """
+    sizes = np.asarray(sizes)
+    accuracy = np.array([history["val_accuracy"][epoch - 1] for history in histories])
+    loss = np.array([history["val_loss"][epoch - 1] for history in histories])
+    return wilson(np.rint(accuracy * sizes).sum(), sizes.sum()), float(loss @ sizes / sizes.sum())
+
+
+def verdict(reported, interval):
+    """Whether a reported value is "beaten", "met" or "missed" by a measured Interval.
+
+    "met" means that the report's value lies within the interval: this many images cannot tell them apart.
+    """
+    if interval.low > reported:
+        return "beaten"
+    return "missed" if interval.high < reported else "met"

@@ -1,0 +1,86 @@
+"""Figures. Each function draws on the axes that it is given and returns them, or makes a sheet of images."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+# The report's colours, the same in every figure.
+CLASS_COLOURS = {
+    "covid": "tab:blue",
+    "normal": "tab:orange",
+    "pneumonia_bac": "tab:green",
+    "pneumonia_vir": "tab:red",
+}
+
+
+def mark_source(fig, title):
+    """Print the source's title (phantom images) above a figure, so that it goes wherever the figure goes."""
+    if title:
+        fig.text(0.5, 1.0, title.upper(), ha="center", va="bottom", color="tab:red", weight="bold")
+    return fig
+
+
+def plot_history(history, metric, ax):
+    """Draw training and validation curves of one metric, and mark the epoch of the lowest validation loss.
+
+    `history` maps "loss", "val_loss", … to one value an epoch; `metric` is "loss" or "accuracy".
+    """
+    epochs = np.arange(1, len(history[metric]) + 1)
+    best = int(np.argmin(history["val_loss"]))
+    ax.plot(epochs, history[metric], color="0.45", label="training")
+    ax.plot(epochs, history[f"val_{metric}"], color="tab:purple", label="validation")
+    ax.plot(
+        epochs[best],
+        history[f"val_{metric}"][best],
+        "o",
+        color="tab:purple",
+        label=f"lowest validation loss (epoch {epochs[best]})",
+    )
+    ax.set(xlabel="epoch", ylabel=metric, title=f"{metric.capitalize()} during training")
+    ax.legend()
+    return ax
+
+
+def plot_embedding(points, labels, class_names, titles, ax, title=""):
+    """Draw points [n, 2] in their class's colour; the legend gives each class's title and count."""
+    for k, name in enumerate(class_names):
+        chosen = points[np.asarray(labels) == k]
+        ax.scatter(
+            *chosen.T, s=22, alpha=0.8, color=CLASS_COLOURS[name], label=f"{titles[name]} ({len(chosen)})"
+        )
+    ax.set(xticks=[], yticks=[], title=title, xlabel="t-SNE 1", ylabel="t-SNE 2")
+    ax.legend()
+    return ax
+
+
+def plot_intervals(names, intervals, ax, colours=None, reference=None, reference_label="the report"):
+    """Draw scores with their intervals, one row a name; `reference` is a value a row, or one for all."""
+    rows = np.arange(len(names))
+    value, low, high = np.array(intervals, "float64").T
+    # Rounding can leave the end of an interval a hair inside its value.
+    ax.errorbar(
+        value, rows, xerr=np.maximum([value - low, high - value], 0), fmt="none", ecolor="0.4", capsize=3
+    )
+    ax.scatter(value, rows, color=colours or "0.15", zorder=3, label="this run, 95 % interval")
+    if reference is not None:
+        marks = np.broadcast_to(reference, len(names))
+        ax.scatter(marks, rows, marker="|", s=200, color="tab:red", zorder=4, label=reference_label)
+    ax.set_yticks(rows, names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def image_sheet(images, titles, columns=6, colours=None, heading=""):
+    """A sheet of images [n, h, w] or [n, h, w, 3] of 0 to 255, each with its title; returns the figure."""
+    rows = -(-len(images) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(2.0 * columns, 2.35 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for k, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+        ax.set_title(title, fontsize=8, color=colours[k] if colours else "black")
+    if heading:
+        fig.suptitle(heading)
+    fig.tight_layout()
+    return fig

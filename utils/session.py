@@ -1,0 +1,102 @@
+"""What a run depends on: the profile, the machine, the versions; and a quiet start."""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+
+from IPython.display import Markdown, display
+
+PROFILES = ("full", "quick")
+
+
+def say(text, prefix=""):
+    """Display a paragraph made from the run's own numbers; `prefix` (phantom images) leads it in bold."""
+    display(Markdown(f"**{prefix}:** {text}" if prefix else text))
+
+
+@contextlib.contextmanager
+def quiet_startup():
+    """Silence the file descriptor of stderr while a backend is imported.
+
+    TensorFlow's C++ runtime prints notes about the processor there, before any log level is heeded.
+    Python's own errors still come through: they are raised, not printed. TensorFlow's warnings about speed
+    (retracing) are no reader's concern either.
+    """
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def choose_profile(requested, is_phantom):
+    """The profile to run, "full" or "quick".
+
+    `requested` (str or None) wins; else real images get "full", and phantoms "quick", because long training
+    on phantoms proves nothing. ValueError if `requested` is neither.
+    """
+    if not requested:
+        return "quick" if is_phantom else "full"
+    if requested not in PROFILES:
+        raise ValueError(f"XRAY_PROFILE must be one of {', '.join(PROFILES)}, not {requested!r}")
+    return requested
+
+
+def weight_options(requested):
+    """Where pre-trained weights may come from, as keyword arguments of the model builders.
+
+    `requested` (str or None): None or "" lets Keras download them; "none" forces He initialisation; else a
+    folder of partial weights to use where the download fails. FileNotFoundError if there is no such folder.
+    """
+    if requested == "none":
+        return {"weight_folder": None, "download": False}
+    if requested and not os.path.isdir(requested):
+        raise FileNotFoundError(
+            f"XRAY_WEIGHTS names {requested!r}, which is no folder. Name the folder of the .npz files, "
+            "'none' for random weights, or unset it."
+        )
+    return {"weight_folder": requested or None, "download": True}
+
+
+def describe_machine(keras):
+    """One line: Python, Keras, its backend and the accelerator. `keras` is the imported module."""
+    backend = keras.backend.backend()
+    version = importlib.metadata.version(backend)
+    return (
+        f"Python {platform.python_version()}, Keras {keras.__version__} on {backend} {version}, "
+        f"{accelerator(backend)}, {os.cpu_count()} CPU cores"
+    )
+
+
+def accelerator(backend):
+    """The name of the first GPU that the backend sees, or "no GPU"."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        return (
+            tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "no GPU"
+        )
+    if backend == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind if jax.default_backend() != "cpu" else "no GPU"
+    return "no GPU"
+
+
+def peak_memory():
+    """Peak resident memory of this process in GiB, or NaN where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1024**3 if sys.platform == "darwin" else 1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
