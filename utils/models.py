@@ -4,8 +4,6 @@ Every model here takes RGB images of 0 to 255 (uint8 or float): the preprocessin
 trained with is its first layer, so that nobody can forget it. That layer has no parameters.
 """
 
-import math
-
 import keras
 import numpy as np
 
@@ -13,7 +11,16 @@ from .weights import load_backbone_weights
 
 IMAGE_SHAPE = (224, 224, 3)
 # The mode of `keras.applications.imagenet_utils.preprocess_input` that each backbone was trained with.
-PREPROCESSING = {"VGG16": "caffe", "VGG19": "caffe", "MobileNet": "tf"}
+# MobileNetV3 carries its own.
+PREPROCESSING = {
+    "VGG16": "caffe",
+    "VGG19": "caffe",
+    "MobileNet": "tf",
+    "MobileNetV2": "tf",
+    "MobileNetV3Small": None,
+    "MobileNetV3Large": None,
+}
+BATCH_NORM_MOMENTUM = 0.9
 
 
 @keras.saving.register_keras_serializable(package="xray")
@@ -73,28 +80,72 @@ def build_vgg16_binary(backbone="VGG16", dropout=0.0, weight_folder=None, downlo
     return keras.Model(inputs, outputs, name=f"{backbone}_binary"), report
 
 
+def build_multiclass(
+    backbone,
+    n_classes=4,
+    dropout=0.0,
+    momentum=BATCH_NORM_MOMENTUM,
+    weight_folder=None,
+    download=True,
+    seed=0,
+):
+    """Build a model of Task 2: a nested backbone, a head with `feature_dense`, a softmax.
+
+    VGG is frozen; its head is Flatten and 256 units (the report's `VGG16`: 21,138,500 parameters, 6,423,812
+    of them trainable). A MobileNet is fine-tuned whole; its head is global average pooling, Flatten, 512 and
+    256 units (the report's `MobileNet`: 3,886,020 and 3,864,132).
+
+    Parameters
+    ----------
+    backbone : one of `PREPROCESSING`.
+    n_classes : int; dropout : rate before `feature_dense` and before the output, 0 adds no layer.
+    momentum : of the backbone's batch normalisations. Keras' 0.99 lets their moving statistics lag behind the
+        weights for hundreds of steps, so that validation sits at chance while training accuracy is 1.
+    weight_folder, download : as in `utils.weights.load_backbone_weights`.
+    seed : int, of every random initial weight and of the dropout.
+
+    Returns
+    -------
+    model : keras.Model, [n, 224, 224, 3] of 0 to 255 -> [n, n_classes] probabilities.
+    report : WeightReport
+    """
+    if backbone not in PREPROCESSING:
+        raise ValueError(f"backbone must be one of {', '.join(PREPROCESSING)}, not {backbone!r}")
+    is_vgg, mode = backbone.startswith("VGG"), PREPROCESSING[backbone]
+    base = getattr(keras.applications, backbone)(include_top=False, weights=None, input_shape=IMAGE_SHAPE)
+    report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
+    inputs = x = keras.Input(IMAGE_SHAPE, name="image")
+    if mode:
+        x = ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(x)
+    x = base(x)
+    if is_vgg and report.initialised:
+        normalise_scale(keras.Model(inputs, x), base.get_layer(report.initialised[0]))
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+    base.trainable = not is_vgg
+    if not is_vgg:
+        x = keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    outputs = _multiclass_head(x, n_classes, () if is_vgg else (512,), dropout, seed)
+    return keras.Model(inputs, outputs, name=backbone), report
+
+
+def build_multiclass_head(n_features, n_classes=4, hidden=(), dropout=0.0, seed=0):
+    """Build the head of `build_multiclass` alone, for cached features: [n, n_features] -> [n, n_classes].
+
+    `hidden` gives the units of the layers before `feature_dense`: none for VGG, (512,) for a MobileNet.
+    """
+    inputs = keras.Input((n_features,), name="flatten_features")
+    return keras.Model(
+        inputs, _multiclass_head(inputs, n_classes, hidden, dropout, seed), name="multiclass_head"
+    )
+
+
 def build_binary_head(n_features, dropout=0.0, seed=0):
     """Build the head of `build_vgg16_binary` alone, for cached features: [n, n_features] -> [n, 1]."""
     inputs = keras.Input((n_features,), name="flatten_features")
     return keras.Model(inputs, _binary_head(inputs, dropout, seed), name="binary_head")
-
-
-@keras.saving.register_keras_serializable(package="xray")
-class Logits(keras.layers.Layer):
-    """What a dense layer gives before its activation; the weights stay the dense layer's own."""
-
-    def __init__(self, dense, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = dense
-
-    def call(self, x):
-        return keras.ops.matmul(x, self.dense.kernel) + self.dense.bias
-
-
-def logits_model(model):
-    """A chain of layers without the activation of its last dense layer; training it trains `model`."""
-    *layers, dense = model.layers[1:]
-    return _chain(model.input_shape[1:], [*layers, Logits(dense, name="logits")], f"{model.name}_logits")
 
 
 def normalise_scale(base, layer, seed=0):
@@ -112,54 +163,20 @@ def normalise_scale(base, layer, seed=0):
     layer.kernel.assign(layer.kernel / float(np.sqrt(np.mean(np.square(features)))))
 
 
-def split_at(model, layer_name):
-    """Cut a chain of layers in two models that share its layers.
-
-    Training the second trains the whole: its weights are the model's own.
-
-    Returns
-    -------
-    base : keras.Model from the input to the output of `layer_name`, that layer included.
-    head : keras.Model from there to the model's output.
-
-    Raises
-    ------
-    ValueError
-        If the model has no such layer, or it is the last.
-    """
-    names = [layer.name for layer in model.layers]
-    if layer_name not in names[:-1]:
-        raise ValueError(f"{model.name} has no inner layer {layer_name!r}; it has {', '.join(names)}")
-    cut = names.index(layer_name) + 1
-    base = _chain(model.input_shape[1:], model.layers[1:cut], f"{model.name}_base")
-    return base, _chain(base.output_shape[1:], model.layers[cut:], f"{model.name}_head")
-
-
-def feature_model(model, layer_name):
-    """The part of a chain of layers that ends in the named layer; ValueError if that is absent."""
-    return split_at(model, layer_name)[0]
-
-
-def count_parameters(model):
-    """Parameters of a model: {"total", "trainable", "non-trainable"}."""
-    trainable = sum(math.prod(v.shape) for v in model.trainable_weights)
-    frozen = sum(math.prod(v.shape) for v in model.non_trainable_weights)
-    return {"total": trainable + frozen, "trainable": trainable, "non-trainable": frozen}
-
-
-def _chain(shape, layers, name):
-    """A model that applies layers one after the other. Layers may serve in several such models at once."""
-    inputs = x = keras.Input(shape)
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(inputs, x, name=name)
-
-
 def _binary_head(x, dropout, seed):
     x = _dropout(x, dropout, seed, "dropout_flatten")
     x = _dense(x, 256, "relu", "dense_feature", seed + 1)
     x = _dropout(x, dropout, seed + 1, "dropout_feature")
     return _dense(x, 1, "sigmoid", "probability", seed + 2)
+
+
+def _multiclass_head(x, n_classes, hidden, dropout, seed):
+    x = _dropout(x, dropout, seed, "dropout_flatten")
+    for k, units in enumerate(hidden):
+        x = _dense(x, units, "relu", f"dense_{units}", seed + 10 + k)
+    x = _dense(x, 256, "relu", "feature_dense", seed + 1)
+    x = _dropout(x, dropout, seed + 1, "dropout_feature")
+    return _dense(x, n_classes, "softmax", "probabilities", seed + 2)
 
 
 def _dense(x, units, activation, name, seed):

@@ -1,10 +1,8 @@
 """What a run depends on: the profile, the machine, the versions; and a quiet start."""
 
 import contextlib
-import importlib.metadata
 import logging
 import os
-import platform
 import sys
 
 from IPython.display import Markdown, display
@@ -64,32 +62,6 @@ def weight_options(requested):
             "'none' for random weights, or unset it."
         )
     return {"weight_folder": requested or None, "download": True}
-
-
-def describe_machine(keras):
-    """One line: Python, Keras, its backend and the accelerator. `keras` is the imported module."""
-    backend = keras.backend.backend()
-    version = importlib.metadata.version(backend)
-    return (
-        f"Python {platform.python_version()}, Keras {keras.__version__} on {backend} {version}, "
-        f"{accelerator(backend)}, {os.cpu_count()} CPU cores"
-    )
-
-
-def accelerator(backend):
-    """The name of the first GPU that the backend sees, or "no GPU"."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        return (
-            tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "no GPU"
-        )
-    if backend == "jax":
-        import jax
-
-        return jax.devices()[0].device_kind if jax.default_backend() != "cpu" else "no GPU"
-    return "no GPU"
 
 
 def peak_memory():

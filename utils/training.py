@@ -1,4 +1,4 @@
-"""Training: seeds, features of a frozen base, augmented views, and fits of a head on them."""
+"""Train classifiers: seeds, batches, one fit, fits on folds. A finished fit can be taken up again."""
 
 import sys
 import time
@@ -9,137 +9,25 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from .models import logits_model
-
-
-def has_gpu():
-    """Whether the backend sees a GPU."""
-    return any("gpu" in device.lower() for device in keras.distribution.list_devices())
-
-
-def set_seeds(seed):
-    """Seed Python, NumPy and the backend, and make runs repeatable on the same hardware.
-
-    TensorFlow's deterministic operations are switched on for a GPU only: on a CPU the operations used here
-    repeat bit for bit as they are (tested), and the switch would forbid XLA, which halves the time of a fit.
-    """
-    keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow" and has_gpu():
-        from tensorflow.config import experimental
-
-        experimental.enable_op_determinism()
-
-
-def augment(images, seed):
-    """One randomly altered view of each image, as a radiographer might have taken it.
-
-    Rotation up to 7 degrees, shift up to 5 %, zoom up to 10 %, contrast up to 10 %. No flip: the heart lies
-    on one side, and a patient stands upright.
-
-    Parameters
-    ----------
-    images : [n, height, width, 3] of 0 to 255.
-    seed : int; the same seed gives the same views.
-
-    Returns
-    -------
-    float32 array of the same shape, 0 to 255.
-    """
-    layers = [
-        keras.layers.RandomRotation(7 / 360, fill_mode="constant", seed=seed),
-        keras.layers.RandomTranslation(0.05, 0.05, fill_mode="constant", seed=seed + 1),
-        keras.layers.RandomZoom(0.1, fill_mode="constant", seed=seed + 2),
-        keras.layers.RandomContrast(0.1, value_range=(0, 255), seed=seed + 3),
-    ]
-    views = np.empty(images.shape, "float32")
-    for start in range(0, len(images), 32):  # in slices, so that memory does not grow with n
-        x = keras.ops.cast(images[start : start + 32], "float32")
-        for layer in layers:
-            x = layer(x, training=True)
-        views[start : start + 32] = keras.ops.convert_to_numpy(x)
-    return np.clip(views, 0, 255)
-
-
-def frozen_features(base, images, batch_size=16, label="features", announce=1, progress=True):
-    """Run a frozen base once over images.
-
-    Parameters
-    ----------
-    base : keras.Model, the first part of `utils.models.split_at`.
-    images : [n, height, width, 3] of 0 to 255.
-    announce : how many such passes the caller plans: their time is measured on a batch and said beforehand.
-        0 says nothing.
-
-    Returns
-    -------
-    float32 array [n, ...], the base's output.
-    """
-    starts = range(0, len(images), batch_size)
-    first = base.predict_on_batch(images[:batch_size])  # compiles, so that the next one tells the time
-    if announce and progress:
-        began = time.perf_counter()
-        base.predict_on_batch(images[:batch_size])
-        seconds = (time.perf_counter() - began) * len(images) / batch_size * announce
-        print(f"{label}: {len(images) * announce} images through the frozen base, about {seconds:.0f} s")
-    out = np.empty((len(images), *first.shape[1:]), "float32")
-    for start in tqdm(starts, desc=label, file=sys.stdout, leave=False, disable=not progress):
-        out[start : start + batch_size] = base.predict_on_batch(images[start : start + batch_size])
-    return out
-
-
-def apply(model, features):
-    """A small model's output for cached features, as a NumPy array; nothing is compiled for it."""
-    return keras.ops.convert_to_numpy(model(features, training=False))
-
-
-def view_features(base, images, n_views, seed, batch_size=16, progress=True):
-    """Features of the images and of `n_views` augmented views of each.
-
-    Returns
-    -------
-    float32 array [1 + n_views, n, ...]; the first entry is of the images as they are.
-    """
-    out = [frozen_features(base, images, batch_size, "features", 1 + n_views, progress)]
-    for k in range(n_views):
-        views = augment(images, seed + 10 * k)  # one set of views at a time, so that memory does not grow
-        out.append(frozen_features(base, views, batch_size, f"view {k + 1} of {n_views}", 0, progress))
-    return np.stack(out)
-
-
-class ViewBatches(keras.utils.PyDataset):
-    """Shuffled batches in which each image appears once an epoch, as one of its views drawn at random.
-
-    Parameters
-    ----------
-    views : [k, n, ...] features of k views of n images.
-    targets : [n] or [n, classes].
-    batch_size, seed : int. The last batch may be smaller; no image is dropped.
-    """
-
-    def __init__(self, views, targets, batch_size, seed):
-        super().__init__()
-        self.views, self.targets, self.batch_size = views, targets, batch_size
-        self.rng = np.random.default_rng(seed)
-        self.on_epoch_end()
-
-    def __len__(self):
-        return -(-len(self.targets) // self.batch_size)
-
-    def __getitem__(self, index):
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return self.views[self.view[rows], rows], self.targets[rows]
-
-    def on_epoch_end(self):
-        self.order = self.rng.permutation(len(self.targets))
-        self.view = self.rng.integers(len(self.views), size=len(self.targets))
+from .backend import has_gpu
+from .chains import logits_model
+from .features import ViewBatches, apply
+from .runs import Run, load_run, run_path, save_run
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished fit: `history` (metric -> one value an epoch) and `seconds` of wall time."""
+    """A finished fit.
+
+    history : dict, metric -> one value an epoch. seconds : wall time of the training itself.
+    best_weights : the weights, as `model.get_weights()` gives them, after the epoch of the lowest validation
+    loss; None without validation. reused : whether a finished run was taken up instead of training.
+    """
 
     history: dict
     seconds: float
+    best_weights: list | None = None
+    reused: bool = False
 
     @property
     def best_epoch(self):
@@ -147,20 +35,63 @@ class Fit:
         return int(np.argmin(self.history["val_loss"])) + 1
 
 
-def fit_head(head, views, targets, validation, loss, learning_rate, epochs, batch_size, seed, progress=True):
-    """Train a head with Adam on cached features, in place.
+class Recorder(keras.callbacks.Callback):
+    """Keep the history, the times and the best weights of a run, and write them aside after every epoch."""
 
-    The fit goes through `utils.models.logits_model`: the loss of a saturated sigmoid or softmax has no
-    gradient in float32, and the head would never leave the corner that its first steps drove it into.
+    def __init__(self, run, path):
+        super().__init__()
+        self.run, self.path = run, path
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The training loss is not a finite number in epoch {epoch + 1}. Lower the learning rate "
+                f"(now {float(self.model.optimizer.learning_rate):g}) and build the model anew."
+            )
+        earlier = self.run.history.get("val_loss", [])
+        for name, value in logs.items():
+            self.run.history.setdefault(name, []).append(float(value))
+        self.run.seconds += time.perf_counter() - self.began
+        if "val_loss" in logs and logs["val_loss"] < min(earlier, default=np.inf):
+            self.run.best = self.model.get_weights()
+        if self.path is not None:
+            self.run.weights = self.model.get_weights()
+            self.run.optimizer = [np.asarray(v) for v in self.model.optimizer.variables]
+            save_run(self.path, self.run)
+
+
+def fit_classifier(
+    classifier,
+    views,
+    targets,
+    validation,
+    loss,
+    learning_rate,
+    epochs,
+    batch_size,
+    seed,
+    run_folder=None,
+    resumable=False,
+    progress=True,
+):
+    """Train a classifier (a whole model, or a head on cached features) with Adam, in place.
+
+    The fit goes through `utils.chains.logits_model`: the loss of a saturated sigmoid or softmax has no
+    gradient in float32, and the weights would never leave the corner that their first steps drove them into.
 
     Parameters
     ----------
-    head : keras.Model, the second part of `utils.models.split_at`, ending in probabilities.
-    views : float32 [k, n, ...], as `view_features` gives them.
+    classifier : keras.Model, a chain of layers that ends in probabilities.
+    views : [k, n, ...]: images of 0 to 255, or float32 features from `utils.features.view_features`.
     targets : float [n, 1] of 0 and 1 for a sigmoid, one-hot [n, classes] for a softmax.
-    validation : (features, targets) of images that are neither trained on nor augmented.
+    validation : (inputs, targets) of images that are neither trained on nor augmented, or None.
     loss : keras loss with `from_logits=True`.
     learning_rate, epochs, batch_size, seed : numbers.
+    run_folder : where finished runs are kept and taken up again if nothing has changed; None keeps none.
+    resumable : also keep the state after every epoch, so that an interrupted run goes on where it stopped.
 
     Returns
     -------
@@ -171,58 +102,78 @@ def fit_head(head, views, targets, validation, loss, learning_rate, epochs, batc
     FloatingPointError
         If the loss is no longer a finite number.
     """
-    model = logits_model(head)
+    model = logits_model(classifier)
+    settings = {"loss": loss.get_config(), "rate": learning_rate, "batch": batch_size, "seed": seed}
+    path = run_path(run_folder, classifier, [views, targets, validation], settings | {"epochs": epochs})
+    run = load_run(path)
+    if run is None:
+        run = Run()
+    elif run.finished:
+        model.set_weights(run.weights)
+        return Fit(run.history, run.seconds, run.best, reused=True)
     binary = model.output.shape[-1] == 1
     accuracy = keras.metrics.BinaryAccuracy(threshold=0.0) if binary else keras.metrics.CategoricalAccuracy()
     accuracy.name = "accuracy"
-    # On a CPU, XLA fuses Adam's passes over the 6.4 million weights: half the time. Its random numbers, which
-    # dropout needs, are slow there; for a GPU Keras decides.
-    random = any(isinstance(layer, keras.layers.Dropout) for layer in head.layers)
-    jit = "auto" if random or has_gpu() else True
-    model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=[accuracy], jit_compile=jit)
-    bar = TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")
-    began = time.perf_counter()
-    fitted = model.fit(
-        ViewBatches(views, targets, batch_size, seed),
+    model.compile(
+        keras.optimizers.Adam(learning_rate), loss, metrics=[accuracy], jit_compile=_jit(classifier)
+    )
+    if run.epochs:
+        model.set_weights(run.weights)
+        model.optimizer.build(model.trainable_variables)
+        for variable, value in zip(model.optimizer.variables, run.optimizer, strict=True):
+            variable.assign(value)
+    callbacks = [Recorder(run, path if resumable else None)]
+    if progress:
+        callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
+    model.fit(
+        ViewBatches(views, targets, batch_size, seed, run.epochs),
         validation_data=validation,
+        initial_epoch=run.epochs,
         epochs=epochs,
         shuffle=False,  # ViewBatches shuffles, from its own seed
         verbose=0,
-        callbacks=[bar] if progress else [],
+        callbacks=callbacks,
     )
-    history = {name: [float(v) for v in values] for name, values in fitted.history.items()}
-    finite = np.isfinite(history["loss"])
-    if not finite.all():
-        raise FloatingPointError(
-            f"The training loss is not a finite number from epoch {int(np.argmin(finite)) + 1} on. Lower the "
-            f"learning rate (now {learning_rate}) and build the model anew."
-        )
-    return Fit(history, time.perf_counter() - began)
+    if path is not None:
+        run.weights, run.optimizer, run.finished = model.get_weights(), [], True
+        save_run(path, run)
+    return Fit(run.history, run.seconds, run.best)
 
 
-def cross_validate_head(build_head, views, targets, folds, label="", progress=True, **settings):
-    """Fit a new head on each fold's training part, and score the part held out after every epoch.
+def _jit(classifier):
+    """Whether XLA compiles the fit: for dense heads on a CPU it does, elsewhere Keras decides.
+
+    It fuses Adam's passes over the 6.4 million weights of a VGG head, which halves the time. The random
+    numbers of dropout are slow in it, and so are convolutions.
+    """
+    dense = all(
+        isinstance(layer, (keras.layers.InputLayer, keras.layers.Dense)) for layer in classifier.layers
+    )
+    return True if dense and not has_gpu() else "auto"
+
+
+def cross_validate(build, views, targets, folds, label="", progress=True, **settings):
+    """Fit a new classifier on each fold's training part, and predict the part held out.
 
     Parameters
     ----------
-    build_head : function () -> a new, untrained keras.Model.
-    views : float32 [k, n, ...]; the held-out part is scored on the first view only.
-    targets : as for `fit_head`, [n, ...].
+    build : function () -> a new, untrained keras.Model.
+    views : [k, n, ...]; the held-out part is scored on the first view only.
+    targets : as for `fit_classifier`, [n, ...].
     folds : list of (training indices, held-out indices).
-    settings : the remaining arguments of `fit_head`.
+    settings : the remaining arguments of `fit_classifier`.
 
     Returns
     -------
-    list of Fit, one a fold.
+    probabilities : float32 [n, outputs], of each image by the model that did not train on it.
+    fits : list of Fit, one a fold.
     """
-    return [
-        fit_head(
-            build_head(),
-            views[:, train],
-            targets[train],
-            (views[0, rest], targets[rest]),
-            progress=False,
-            **settings,
+    probabilities, fits = np.full(targets.shape, np.nan, "float32"), []
+    for train, rest in tqdm(folds, desc=label, file=sys.stdout, leave=False, disable=not progress):
+        classifier = build()
+        held_out = (views[0, rest], targets[rest])
+        fits.append(
+            fit_classifier(classifier, views[:, train], targets[train], held_out, progress=False, **settings)
         )
-        for train, rest in tqdm(folds, desc=label, file=sys.stdout, leave=False, disable=not progress)
-    ]
+        probabilities[rest] = apply(classifier, views[0, rest])
+    return probabilities, fits

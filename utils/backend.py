@@ -1,0 +1,51 @@
+"""Keras' backend: what it runs on, and its seeds. The only module that names a backend."""
+
+import importlib.metadata
+import os
+import platform
+
+import keras
+
+
+def has_gpu():
+    """Whether the backend sees a GPU."""
+    return any("gpu" in device.lower() for device in keras.distribution.list_devices())
+
+
+def set_seeds(seed):
+    """Seed Python, NumPy and the backend, and make runs repeatable on the same hardware.
+
+    TensorFlow's deterministic operations are switched on for a GPU only: on a CPU the operations used here
+    repeat bit for bit as they are (tested), and the switch would forbid XLA, which halves the time of a fit.
+    """
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "tensorflow" and has_gpu():
+        from tensorflow.config import experimental
+
+        experimental.enable_op_determinism()
+
+
+def describe_machine():
+    """One line: Python, Keras, its backend and the accelerator."""
+    backend = keras.backend.backend()
+    version = importlib.metadata.version(backend)
+    return (
+        f"Python {platform.python_version()}, Keras {keras.__version__} on {backend} {version}, "
+        f"{accelerator(backend)}, {os.cpu_count()} CPU cores"
+    )
+
+
+def accelerator(backend):
+    """The name of the first GPU that the backend sees, or "no GPU"."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        return (
+            tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "no GPU"
+        )
+    if backend == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind if jax.default_backend() != "cpu" else "no GPU"
+    return "no GPU"
