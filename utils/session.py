@@ -15,6 +15,13 @@ def say(text, prefix=""):
     display(Markdown(f"**{prefix}:** {text}" if prefix else text))
 
 
+def show(frame, title=""):
+    """Display a table (pandas.DataFrame) under its source's title (phantom images), if that has one."""
+    if title:
+        display(Markdown(f"**{title}**"))
+    display(frame)
+
+
 @contextlib.contextmanager
 def quiet_startup():
     """Silence the file descriptor of stderr while a backend is imported.
@@ -23,7 +30,6 @@ def quiet_startup():
     Python's own errors still come through: they are raised, not printed. TensorFlow's warnings about speed
     (retracing) are no reader's concern either.
     """
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -33,6 +39,7 @@ def quiet_startup():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its import resets the level
 
 
 def choose_profile(requested, is_phantom):
