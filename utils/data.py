@@ -42,9 +42,22 @@ class ImageSet:
         parts = {name: getattr(self, name)[index] for name in ("images", "labels", "files", "patients")}
         return replace(self, **parts)
 
+    def only(self, class_names: tuple[str, ...]) -> "ImageSet":
+        """The images of some classes, which keep their order and are numbered from 0."""
+        chosen = self.subset(np.isin(self.labels, [self.class_names.index(name) for name in class_names]))
+        labels = [class_names.index(self.class_names[label]) for label in chosen.labels]
+        return replace(chosen, labels=np.array(labels, dtype=np.int64), class_names=class_names)
+
     def counts(self) -> dict[str, int]:
         """Images of each class."""
         return {name: int(np.sum(self.labels == label)) for label, name in enumerate(self.class_names)}
+
+    def patient_counts(self) -> dict[str, int]:
+        """Patients of each class."""
+        return {
+            name: len(np.unique(self.patients[self.labels == label]))
+            for label, name in enumerate(self.class_names)
+        }
 
     def one_hot(self) -> np.ndarray:
         """Labels as float32 [n, k]."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix, roc_auc_score
 
 
 class Interval(NamedTuple):
@@ -59,6 +59,61 @@ def binary_scores(y_true, y_score, threshold=0.5):
         "specificity": wilson(tn, tn + fp),
         "auc": float(roc_auc_score(y_true, y_score)),
     }
+
+
+def class_scores(y_true, y_pred, n_classes):
+    """Scores of each class against the rest: a list of dict, in label order.
+
+    "sensitivity" and "specificity" are Intervals (Wilson), "F1" is a float.
+    """
+    f1 = f1_score(y_true, y_pred, labels=range(n_classes), average=None, zero_division=0)
+    rows = []
+    for k, ((tn, fp), (fn, tp)) in enumerate(
+        multilabel_confusion_matrix(y_true, y_pred, labels=range(n_classes))
+    ):
+        scores = {"sensitivity": wilson(tp, tp + fn), "specificity": wilson(tn, tn + fp), "F1": float(f1[k])}
+        rows.append(scores)
+    return rows
+
+
+def mcnemar(right_a, right_b):
+    """McNemar's exact test (1947) of two classifiers on the same images.
+
+    Parameters
+    ----------
+    right_a, right_b : [n] of bool, which images each one classifies rightly.
+
+    Returns
+    -------
+    only_a, only_b : int, images that only one of them has right. p : two-sided p-value; 1 where they agree.
+    """
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    n = only_a + only_b
+    return only_a, only_b, float(stats.binomtest(only_a, n).pvalue) if n else 1.0
+
+
+def bootstrap_by_group(score, groups, resamples=1000, confidence=0.95, seed=0):
+    """Percentile interval of a score over resampled patients: images of one patient are not independent.
+
+    Parameters
+    ----------
+    score : function (int array of positions) -> float; NaN where it is not defined (one class only).
+    groups : [n], the patient of each image.
+
+    Returns
+    -------
+    Interval, whose value is the score of all images.
+    """
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    rng = np.random.default_rng(seed)
+    draws = [
+        score(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
+        for _ in range(resamples)
+    ]
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Interval(float(score(np.arange(len(groups)))), float(low), float(high))
 
 
 def per_class_accuracy(y_true, y_pred, n_classes):
