@@ -136,6 +136,8 @@ def pooled_validation(histories, sizes, epoch):
     loss : float, mean over the images.
     """
     sizes = np.asarray(sizes)
+    if not 1 <= epoch <= min(len(history["val_loss"]) for history in histories):
+        raise ValueError(f"epoch {epoch} was not trained in every fold")
     accuracy = np.array([history["val_accuracy"][epoch - 1] for history in histories])
     loss = np.array([history["val_loss"][epoch - 1] for history in histories])
     return wilson(np.rint(accuracy * sizes).sum(), sizes.sum()), float(loss @ sizes / sizes.sum())

@@ -46,9 +46,9 @@ class Recorder(keras.callbacks.Callback):
         self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        if not np.isfinite(logs["loss"]):
+        if not all(np.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
             raise FloatingPointError(
-                f"The training loss is not a finite number in epoch {epoch + 1}. Lower the learning rate "
+                f"The loss is not a finite number in epoch {epoch + 1}. Lower the learning rate "
                 f"(now {float(self.model.optimizer.learning_rate):g}) and build the model anew."
             )
         earlier = self.run.history.get("val_loss", [])

@@ -1,8 +1,10 @@
 """Pre-trained ImageNet weights: from Keras, else from a folder of `.npz` files, else He initialisation."""
 
 import contextlib
+import http.client
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ PARTIAL_FILES = {
     "VGG19": "vgg19_imagenet_partial.npz",
     "MobileNet": "mobilenet_imagenet_partial.npz",
 }
+# What Keras lets through of a connection that breaks in the middle.
+CONNECTION = (ConnectionError, TimeoutError, http.client.HTTPException)
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -69,6 +73,7 @@ def load_backbone_weights(layers, architecture, folder=None, download=True, seed
         If a file is unreadable, holds a wrong shape, a part of a layer or a value that is not finite;
         the message names the file and the layer.
     """
+    layers = list(layers)
     arrays, source, notes = {}, "no pre-trained weights", []
     if download:
         arrays, note = _keras_imagenet(architecture)
@@ -99,7 +104,7 @@ def read_weight_file(path):
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 arrays[key] = archive[key]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         last = f" after {list(arrays)[-1]}" if arrays else ""
         raise ValueError(f"{path} is corrupt{last}: {error}. Fetch the weight file anew.") from error
     for key, array in arrays.items():
@@ -117,7 +122,7 @@ def _keras_imagenet(architecture):
             model = build(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
     except Exception as error:
         # Keras raises a bare Exception where it cannot reach the server; anything else is a real fault.
-        if "URL fetch failure" not in str(error):
+        if not ("URL fetch failure" in str(error) or isinstance(error, CONNECTION)):
             raise ValueError(
                 f"The ImageNet weights of {architecture} in Keras' cache cannot be read: {error}. "
                 "Delete that file in ~/.keras/models (or $KERAS_HOME/models) and run again."
@@ -161,7 +166,6 @@ def _assign(layers, arrays, source):
 
 def _fill_the_rest(layers, architecture, loaded, source, seed, note):
     """Initialise every convolution that got no weights, and write the report."""
-    layers = list(layers)
     names = [layer.name for layer in layers]
     pretrained, initialised, identity = [], [], []
     for index, layer in enumerate(layers):
@@ -175,7 +179,12 @@ def _fill_the_rest(layers, architecture, loaded, source, seed, note):
             identity.append(layer.name)
         else:
             he = keras.initializers.HeNormal(seed=seed + index)
-            layer.kernel.assign(he(layer.kernel.shape))
+            height, width, channels, outputs = layer.kernel.shape
+            if isinstance(layer, keras.layers.DepthwiseConv2D):  # sees one channel: fan-in is height x width
+                kernel = keras.ops.swapaxes(he((height, width, outputs, channels)), 2, 3)
+            else:
+                kernel = he((height, width, channels, outputs))
+            layer.kernel.assign(kernel)
             if layer.use_bias:
                 layer.bias.assign(keras.ops.zeros(layer.bias.shape))
             initialised.append(layer.name)
