@@ -382,3 +382,18 @@ def test_moved_file_keeps_its_patient(root):
     shutil.copy(SHARED / "two/test/covid" / name, root / "two/train/covid/other-name.jpeg")
     loaded = load_images(Source(root, "folder"), "two", "train", size=4, progress=False)
     assert loaded.patients[loaded.files == "two/train/covid/other-name.jpeg"].tolist() == ["covid_13"]
+
+
+def test_only_some_classes_are_numbered_from_zero():
+    names = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
+    labels = np.array([0, 1, 2, 2, 3])
+    files = np.array([f"all/train/{names[k]}/{i}.png" for i, k in enumerate(labels)])
+    whole = ImageSet(
+        np.arange(5, dtype="uint8")[:, None, None, None], labels, names, files, np.arange(5) // 2
+    )
+    pair = whole.only(("pneumonia_bac", "pneumonia_vir"))
+    assert pair.labels.tolist() == [0, 0, 1]
+    assert pair.files.tolist() == files[2:].tolist()
+    assert pair.images.ravel().tolist() == [2, 3, 4]
+    assert pair.counts() == {"pneumonia_bac": 2, "pneumonia_vir": 1}
+    assert pair.patient_counts() == {"pneumonia_bac": 1, "pneumonia_vir": 1}
