@@ -33,9 +33,9 @@ def embedding_quality(features, points, labels, neighbours=5):
 
     Returns
     -------
-    dict of float: "trustworthiness" (share of neighbours in the plane that are neighbours in the features,
-    0 to 1), "silhouette" of the classes in the plane (-1 to 1), "purity" (share of points whose nearest
-    other points in the plane, by vote, are of their class).
+    dict of float: "trustworthiness" (1 where all neighbours in the plane are neighbours in the features,
+    down to 0; Venna and Kaski, 2001), "silhouette" of the classes in the plane (-1 to 1), "purity" (share
+    of points whose nearest other points in the plane, by vote, are of their class).
     """
     vote = KNeighborsClassifier(neighbours).fit(points, labels)
     # Without an argument scikit-learn leaves each point out of its own neighbours.

@@ -101,17 +101,3 @@ def sample_sheet(image_set, titles, per_class, seed, heading=""):
         colours=[CLASS_COLOURS[image_set.class_names[k]] for k in sample.labels],
         heading=heading,
     )
-
-
-def draw_blocks(blocks, ax, title=""):
-    """Draw an architecture as a row of boxes, left to right; `blocks` is a list of (name, detail)."""
-    for k, (name, detail) in enumerate(blocks):
-        ax.text(
-            k, 0, f"{name}\n{detail}", ha="center", va="center", fontsize=8,
-            bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"},
-        )  # fmt: skip
-        if k:
-            ax.annotate("", (k - 0.36, 0), (k - 0.64, 0), arrowprops={"arrowstyle": "->", "color": "0.4"})
-    ax.set(xlim=(-0.6, len(blocks) - 0.4), ylim=(-1, 1), title=title)
-    ax.axis("off")
-    return ax

@@ -4,8 +4,6 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from IPython.display import Markdown, display
 
@@ -71,11 +69,6 @@ def weight_options(requested):
             "'none' for random weights, or unset it."
         )
     return {"weight_folder": requested or None, "download": True}
-
-
-def run_folder(cache, fresh):
-    """Where finished training runs are kept: in the cache or, to train all anew, in a new folder."""
-    return Path(tempfile.mkdtemp(prefix="xray-runs-")) if fresh else Path(cache) / "runs"
 
 
 def peak_memory():
