@@ -100,9 +100,9 @@ def test_batches_of_any_size_give_the_same(batch_size, base, images):
 
 
 def test_long_steps_say_beforehand_how_long_they_take(base, images, capsys):
-    frozen_features(base, images, label="my base", announce=5)
-    assert "my base: 35 images through the frozen base, about" in capsys.readouterr().out
-    frozen_features(base, images, label="my base", announce=0)
+    frozen_features(base, images, batch_size=3, label="my base", announce=5)
+    assert "my base: 35 images through the base, about" in capsys.readouterr().out
+    frozen_features(base, images, batch_size=3, label="my base", announce=0)
     assert "images through" not in capsys.readouterr().out
 
 

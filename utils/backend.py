@@ -5,11 +5,19 @@ import os
 import platform
 
 import keras
+import numpy as np
 
 
 def has_gpu():
     """Whether the backend sees a GPU."""
     return any("gpu" in device.lower() for device in keras.distribution.list_devices())
+
+
+def warm_up():
+    """Compile a tiny model: before its first one, TensorFlow's XLA prints notes to stderr."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", jit_compile=True)
+    model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
 
 
 def set_seeds(seed):

@@ -155,8 +155,11 @@ def grouped_folds(
                 f"Class {name} has {n} patients, too few for {n_splits} parts without a common patient. "
                 "Remedy: fewer folds, or more patients."
             )
-    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    return [(np.sort(train), np.sort(rest)) for train, rest in splitter.split(labels, labels, patients)]
+    # Shuffled here: up to scikit-learn 1.6 the splitter's own shuffle loses the stratification.
+    _, patient = np.unique(patients, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(patient.max() + 1)
+    parts = StratifiedGroupKFold(n_splits).split(labels, labels, order[patient])
+    return [(np.sort(train), np.sort(rest)) for train, rest in parts]
 
 
 def validation_split(

@@ -50,23 +50,26 @@ def frozen_features(base, images, batch_size=16, label="features", announce=1, p
     ----------
     base : keras.Model, the first part of `utils.chains.split_at`.
     images : [n, height, width, 3] of 0 to 255.
-    announce : how many such passes the caller plans: their time is measured on a batch and said beforehand.
+    announce : how many such passes the caller plans: their time is measured on the second batch and said.
         0 says nothing.
 
     Returns
     -------
     float32 array [n, ...], the base's output.
     """
-    starts = range(0, len(images), batch_size)
-    first = base.predict_on_batch(images[:batch_size])  # compiles, so that the next one tells the time
-    if announce and progress:
+    out, starts = None, range(0, len(images), batch_size)
+    for k, start in enumerate(tqdm(starts, desc=label, file=sys.stdout, leave=False, disable=not progress)):
         began = time.perf_counter()
-        base.predict_on_batch(images[:batch_size])
-        seconds = (time.perf_counter() - began) * len(images) / batch_size * announce
-        print(f"{label}: {len(images) * announce} images through the frozen base, about {seconds:.0f} s")
-    out = np.empty((len(images), *first.shape[1:]), "float32")
-    for start in tqdm(starts, desc=label, file=sys.stdout, leave=False, disable=not progress):
-        out[start : start + batch_size] = base.predict_on_batch(images[start : start + batch_size])
+        batch = base.predict_on_batch(images[start : start + batch_size])
+        if out is None:
+            out = np.empty((len(images), *batch.shape[1:]), "float32")
+        out[start : start + batch_size] = batch
+        if k == 1 and announce and progress:  # the first batch also compiles
+            seconds = (time.perf_counter() - began) * len(images) / batch_size * announce
+            tqdm.write(
+                f"{label}: {len(images) * announce} images through the base, about {seconds:.0f} s",
+                sys.stdout,
+            )
     return out
 
 
