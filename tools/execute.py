@@ -14,8 +14,6 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def execute(path, out):
     """Execute one notebook in the folder that holds it, write it and its HTML to `out`; return the notebook.
@@ -25,12 +23,19 @@ def execute(path, out):
     notebook = nbformat.read(path, as_version=4)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=cells, desc=path.name, unit="cell", file=sys.stdout) as bar:
+
+        def report(cell, **_):
+            """Count a finished cell; say at once which images the run is on."""
+            bar.update()
+            if "banner" in cell.metadata.get("tags", []):
+                bar.write(printed(cell), sys.stdout)
+
         client = NotebookClient(
             notebook,
             timeout=None,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
-            on_cell_executed=lambda **_: bar.update(),
+            on_cell_executed=report,
         )
         try:
             client.execute()
@@ -54,10 +59,14 @@ def write(notebook, stem, out):
         os.replace(aside, out / f"{stem}{suffix}")
 
 
+def printed(cell):
+    """The text that a cell printed."""
+    return "".join(output.get("text", "") for output in cell.outputs).strip()
+
+
 def summary(notebook):
     """The text that the cell tagged `summary` printed."""
-    tagged = [c for c in notebook.cells if "summary" in c.metadata.get("tags", [])]
-    return "".join(o.get("text", "") for cell in tagged for o in cell.outputs).strip()
+    return "\n".join(printed(cell) for cell in notebook.cells if "summary" in cell.metadata.get("tags", []))
 
 
 def main():
