@@ -1,4 +1,4 @@
-"""What a run depends on: the profile, the machine, the versions; and a quiet start."""
+"""What surrounds a run: its options, what it displays, and a quiet start."""
 
 import contextlib
 import logging
