@@ -100,3 +100,8 @@ def test_summary_is_that_of_the_tagged_cell(tool):
     ]
     assert tool.summary(new_notebook(cells=cells)) == "two\nlines"
     assert tool.summary(new_notebook(cells=cells[:1])) == ""
+
+
+def test_what_a_cell_printed_is_shown_without_its_bars(tool):
+    bar = new_output("stream", text="0.00B [00:00, ?B/s]\r                   \rImages: download\n")
+    assert tool.printed(new_code_cell("x", outputs=[bar])) == "Images: download"

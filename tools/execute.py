@@ -50,8 +50,8 @@ def write(notebook, stem, out):
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps would differ in every run
         for output in cell.get("outputs", []):
-            if output.output_type == "stream":  # a bar that has gone leaves blanks and a carriage return
-                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+            if output.output_type == "stream":
+                output.text = settled(output.text)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
     for suffix, text in ((".ipynb", nbformat.writes(notebook) + "\n"), (".html", html)):
         aside = out / f".{stem}{suffix}.part"
@@ -59,9 +59,14 @@ def write(notebook, stem, out):
         os.replace(aside, out / f"{stem}{suffix}")
 
 
+def settled(text):
+    """Text as it stands on a screen in the end: a bar that has gone leaves blanks and a carriage return."""
+    return re.sub(r"[^\n]*\r(?!\n)", "", text)
+
+
 def printed(cell):
     """The text that a cell printed."""
-    return "".join(output.get("text", "") for output in cell.outputs).strip()
+    return settled("".join(output.get("text", "") for output in cell.outputs)).strip()
 
 
 def summary(notebook):
