@@ -17,10 +17,14 @@ SETTINGS = {
 
 
 def small_classifier(momentum=0.9):
-    """A classifier with all that a resumed run must restore: weights, moving statistics, Adam's moments."""
+    """A classifier with all that a resumed run must restore.
+
+    That is weights, moving statistics, Adam's moments and the state of dropout's random numbers.
+    """
     inputs = keras.Input((16,))
     x = keras.layers.Dense(8, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=1))(inputs)
     x = keras.layers.BatchNormalization(momentum=momentum)(x)
+    x = keras.layers.Dropout(0.5, seed=3)(x)
     kernel = keras.initializers.GlorotUniform(seed=2)
     return keras.Model(inputs, keras.layers.Dense(3, "softmax", kernel_initializer=kernel)(x))
 

@@ -266,6 +266,18 @@ def test_best_weights_are_those_of_the_best_epoch(toy):
     assert all(np.array_equal(a, b) for a, b in zip(fit.best_weights, short.get_weights(), strict=True))
 
 
+def test_the_best_epoch_is_applied_and_the_last_one_kept(toy):
+    """Validation targets are swapped, so that the best epoch is the first."""
+    views, targets = toy
+    held_out = (views[0, 38:], 1 - targets[38:])
+    short, long = build_binary_head(32, seed=1), build_binary_head(32, seed=1)
+    fit_classifier(short, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 1})
+    fit = fit_classifier(long, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 3})
+    last = long.get_weights()
+    np.testing.assert_array_equal(training.apply_best(long, fit, views[0]), apply(short, views[0]))
+    assert all(np.array_equal(a, b) for a, b in zip(last, long.get_weights(), strict=True))
+
+
 # Folds
 
 

@@ -21,7 +21,7 @@ class Run:
 
     history: dict = field(default_factory=dict)
     seconds: float = 0.0
-    weights: list = field(default_factory=list)
+    state: list = field(default_factory=list)
     optimizer: list = field(default_factory=list)
     best: list | None = None
     finished: bool = False
@@ -80,7 +80,7 @@ def _code():
 def save_run(path, run):
     """Write a run aside and move it into place, so that a half-written file is never taken for whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lists = {"weights": run.weights, "optimizer": run.optimizer, "best": run.best or []}
+    lists = {"state": run.state, "optimizer": run.optimizer, "best": run.best or []}
     arrays = {f"{name}{k:04d}": array for name, items in lists.items() for k, array in enumerate(items)}
     record = json.dumps({"history": run.history, "seconds": run.seconds, "finished": run.finished})
     aside = path.with_suffix(f".{os.getpid()}.part")
@@ -102,10 +102,10 @@ def load_run(path):
         record = json.loads(str(arrays.pop("record")))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    lists = {name: [] for name in ("weights", "optimizer", "best")}
+    lists = {name: [] for name in ("state", "optimizer", "best")}
     for name in sorted(arrays):
         lists[name[:-4]].append(arrays[name])
     best = lists["best"] or None
     return Run(
-        record["history"], record["seconds"], lists["weights"], lists["optimizer"], best, record["finished"]
+        record["history"], record["seconds"], lists["state"], lists["optimizer"], best, record["finished"]
     )

@@ -58,9 +58,19 @@ class Recorder(keras.callbacks.Callback):
         if "val_loss" in logs and logs["val_loss"] < min(earlier, default=np.inf):
             self.run.best = self.model.get_weights()
         if self.path is not None:
-            self.run.weights = self.model.get_weights()
-            self.run.optimizer = [np.asarray(v) for v in self.model.optimizer.variables]
+            self.run.state, self.run.optimizer = values(self.model), values(self.model.optimizer)
             save_run(self.path, self.run)
+
+
+def values(owner):
+    """All variables of a model or an optimiser as arrays: weights, and the states of dropout's generators."""
+    return [keras.ops.convert_to_numpy(variable) for variable in owner.variables]
+
+
+def restore(owner, arrays):
+    """Give a model or an optimiser the variables that `values` returned."""
+    for variable, array in zip(owner.variables, arrays, strict=True):
+        variable.assign(array)
 
 
 def fit_classifier(
@@ -109,7 +119,7 @@ def fit_classifier(
     if run is None:
         run = Run()
     elif run.finished:
-        model.set_weights(run.weights)
+        restore(model, run.state)
         return Fit(run.history, run.seconds, run.best, reused=True)
     binary = model.output.shape[-1] == 1
     accuracy = keras.metrics.BinaryAccuracy(threshold=0.0) if binary else keras.metrics.CategoricalAccuracy()
@@ -118,10 +128,9 @@ def fit_classifier(
         keras.optimizers.Adam(learning_rate), loss, metrics=[accuracy], jit_compile=_jit(classifier)
     )
     if run.epochs:
-        model.set_weights(run.weights)
+        restore(model, run.state)
         model.optimizer.build(model.trainable_variables)
-        for variable, value in zip(model.optimizer.variables, run.optimizer, strict=True):
-            variable.assign(value)
+        restore(model.optimizer, run.optimizer)
     callbacks = [Recorder(run, path if resumable else None)]
     if progress:
         callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
@@ -135,9 +144,19 @@ def fit_classifier(
         callbacks=callbacks,
     )
     if path is not None:
-        run.weights, run.optimizer, run.finished = model.get_weights(), [], True
+        run.state, run.optimizer, run.finished = values(model), [], True
         save_run(path, run)
     return Fit(run.history, run.seconds, run.best)
+
+
+def apply_best(classifier, fit, inputs):
+    """What `classifier` gave for inputs after its best epoch; its weights stay those of the last one."""
+    last = classifier.get_weights()
+    classifier.set_weights(fit.best_weights)
+    try:
+        return apply(classifier, inputs)
+    finally:
+        classifier.set_weights(last)
 
 
 def _jit(classifier):
