@@ -26,8 +26,7 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 class WeightReport:
     """Where the weights of each convolution of a backbone came from.
 
-    `source` names the origin of the pre-trained ones, `note` says why nothing better was used;
-    `pretrained`, `initialised` and `identity` are tuples of layer names.
+    `source` names the pre-trained ones' origin, `note` says why nothing better was used; the rest are names.
     """
 
     architecture: str
@@ -42,14 +41,18 @@ class WeightReport:
         """Whether every convolution is pre-trained."""
         return not (self.initialised or self.identity)
 
+    @property
+    def share(self):
+        """How many convolutions are pre-trained, such as "7 of 13"."""
+        return f"{len(self.pretrained)} of {len(self.pretrained + self.initialised + self.identity)}"
+
     def __str__(self):
-        n = len(self.pretrained) + len(self.initialised) + len(self.identity)
-        text = f"{self.architecture}: {len(self.pretrained)} of {n} convolutions pre-trained ({self.source})"
+        text = f"{self.architecture}: {self.share} convolutions pre-trained ({self.source})"
         if self.initialised:
             text += f"; He-initialised: {', '.join(self.initialised)}"
         if self.identity:
             text += f"; passing their input through: {', '.join(self.identity)}"
-        return text + (f".\n{self.note}" if self.note else "")
+        return f"{text}.\n{self.note}" if self.note else text
 
 
 def load_backbone_weights(layers, architecture, folder=None, download=True, seed=0):
@@ -70,8 +73,7 @@ def load_backbone_weights(layers, architecture, folder=None, download=True, seed
     Raises
     ------
     ValueError
-        If a file is unreadable, holds a wrong shape, a part of a layer or a value that is not finite;
-        the message names the file and the layer.
+        If a file is unreadable, or holds a wrong shape, half a layer or a value that is not finite; names it.
     """
     layers = list(layers)
     arrays, source, notes = {}, "no pre-trained weights", []
@@ -144,13 +146,13 @@ def _assign(layers, arrays, source):
     loaded = set()
     for layer in layers:
         keys = [_key(layer, v) for v in layer.weights]
-        found = [k for k in keys if k in arrays]
-        if not found:
+        missing = [key for key in keys if key not in arrays]
+        if len(missing) == len(keys):
             continue
-        if len(found) < len(keys):
-            # A batch normalisation whose convolution is missing comes whole; half a layer is a broken file.
-            missing = ", ".join(sorted(set(keys) - set(found)))
-            raise ValueError(f"{source}: layer {layer.name} is incomplete, {missing} is missing.")
+        if missing:  # half a layer is a broken file; a normalisation without its convolution comes whole
+            raise ValueError(
+                f"{source}: layer {layer.name} is incomplete, {', '.join(sorted(missing))} is missing."
+            )
         for key, variable in zip(keys, layer.weights, strict=True):
             if arrays[key].shape != tuple(variable.shape):
                 raise ValueError(
@@ -166,7 +168,6 @@ def _assign(layers, arrays, source):
 
 def _fill_the_rest(layers, architecture, loaded, source, seed, note):
     """Initialise every convolution that got no weights, and write the report."""
-    names = [layer.name for layer in layers]
     pretrained, initialised, identity = [], [], []
     for index, layer in enumerate(layers):
         if not isinstance(layer, CONVOLUTIONS):
@@ -175,16 +176,15 @@ def _fill_the_rest(layers, architecture, loaded, source, seed, note):
             pretrained.append(layer.name)
         elif loaded and layer.name == "conv_pw_13" and layer.kernel.shape[2] == layer.kernel.shape[3]:
             # The last pointwise convolution of MobileNet: what the pre-trained layers give passes unharmed.
-            _pass_through(layer, layers[names.index("conv_pw_13_bn")])
+            _pass_through(layer, layers[index + 1])
             identity.append(layer.name)
         else:
             he = keras.initializers.HeNormal(seed=seed + index)
             height, width, channels, outputs = layer.kernel.shape
             if isinstance(layer, keras.layers.DepthwiseConv2D):  # sees one channel: fan-in is height x width
-                kernel = keras.ops.swapaxes(he((height, width, outputs, channels)), 2, 3)
+                layer.kernel.assign(keras.ops.swapaxes(he((height, width, outputs, channels)), 2, 3))
             else:
-                kernel = he((height, width, channels, outputs))
-            layer.kernel.assign(kernel)
+                layer.kernel.assign(he((height, width, channels, outputs)))
             if layer.use_bias:
                 layer.bias.assign(keras.ops.zeros(layer.bias.shape))
             initialised.append(layer.name)
