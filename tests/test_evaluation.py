@@ -9,6 +9,7 @@ from utils.evaluation import (
     binary_scores,
     bootstrap_by_group,
     class_scores,
+    fit_problems,
     mcnemar,
     per_class_accuracy,
     pooled_validation,
@@ -174,3 +175,26 @@ def test_bootstrap_draws_patients_and_not_images():
     assert copied == pytest.approx(single)
     standard_error = values.std(ddof=1) / np.sqrt(30)
     assert single.high - single.low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
+
+
+SOUND = {"loss": [1.4, 0.8, 0.3]}
+
+
+def test_a_sound_fit_has_no_problems():
+    assert fit_problems(SOUND, [0, 1, 2, 2], np.log(4)) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "y_pred", "words"),
+    [
+        ([1.4, 0.8, 0.3], [2, 2, 2], ["collapsed: every image is called class 2"]),
+        ([1.0, 0.9, 1.2], [0, 1, 2], ["diverges: the training loss went from 1.000 to 1.200"]),
+        ([1.39, 1.39, 1.388], [0, 1, 2], ["learned nothing"]),
+        ([1.0, 5.0, 9.0], [1, 1, 1], ["collapsed", "diverges", "learned nothing"]),
+        ([1.0, 0.5, np.nan], [0, 1, 2], ["diverges", "learned nothing"]),
+    ],
+)
+def test_what_went_wrong_in_a_fit_is_named(losses, y_pred, words):
+    problems = fit_problems({"loss": losses}, np.array(y_pred), np.log(4))
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems, strict=True))

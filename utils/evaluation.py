@@ -143,6 +143,25 @@ def pooled_validation(histories, sizes, epoch):
     return wilson(np.rint(accuracy * sizes).sum(), sizes.sum()), float(loss @ sizes / sizes.sum())
 
 
+def fit_problems(history, y_pred, chance_loss):
+    """What went wrong in a fit, in words; an empty list if nothing did.
+
+    Parameters
+    ----------
+    history : dict with "loss", one value an epoch. y_pred : [n], predicted labels of some images.
+    chance_loss : float, the loss of a model that gives every class the same probability: log(classes) for
+        the cross-entropy.
+    """
+    first, last, problems = history["loss"][0], history["loss"][-1], []
+    if len(np.unique(y_pred)) == 1:
+        problems.append(f"it has collapsed: every image is called class {y_pred[0]}")
+    if not last <= first:
+        problems.append(f"it diverges: the training loss went from {first:.3f} to {last:.3f}")
+    if not last < chance_loss:
+        problems.append(f"it has learned nothing: the training loss, {last:.3f}, is no better than chance")
+    return problems
+
+
 def verdict(reported, interval):
     """Whether a reported value is "beaten", "met" or "missed" by a measured Interval.
 
