@@ -138,3 +138,18 @@ def test_phantom_title_goes_with_the_figure():
     assert [text.get_text() for text in fig.texts] == ["PHANTOM DATA"]
     assert plots.mark_source(plt.figure(), "").texts == []
     plt.close("all")
+
+
+def test_blocks_stand_in_a_row_joined_by_arrows(ax):
+    plots.draw_blocks([("image", "224×224×3"), ("vgg16", "7×7×512"), ("flatten", "25088")], ax, "VGG16")
+    boxes = [text for text in ax.texts if text.get_text()]
+    assert [text.get_text() for text in boxes] == ["image\n224×224×3", "vgg16\n7×7×512", "flatten\n25088"]
+    assert [text.get_position()[0] for text in boxes] == [0, 1, 2]
+    arrows = [text for text in ax.texts if not text.get_text()]
+    assert [(a.xy[0] > a.xyann[0], round(a.xy[0] + a.xyann[0], 6) / 2) for a in arrows] == [
+        (True, 0.5),
+        (True, 1.5),
+    ]
+    assert ax.get_title() == "VGG16"
+    low, high = ax.get_xlim()
+    assert low < 0 and high > 2

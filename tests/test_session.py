@@ -112,3 +112,9 @@ def test_what_is_said_bears_the_phantoms_name(prefix, monkeypatch):
 
 def test_peak_memory_is_in_gib():
     assert np.isnan(peak_memory()) or 0.05 < peak_memory() < 100
+
+
+def test_runs_are_kept_in_the_cache_or_in_a_new_folder(tmp_path):
+    assert session.run_folder(str(tmp_path), fresh=False) == tmp_path / "runs"
+    one, other = (session.run_folder(tmp_path, fresh=True) for _ in range(2))
+    assert one != other and tmp_path not in one.parents and not any(one.iterdir())

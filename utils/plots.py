@@ -71,6 +71,20 @@ def plot_intervals(names, intervals, ax, colours=None, reference=None, reference
     return ax
 
 
+def draw_blocks(blocks, ax, title=""):
+    """Draw an architecture as a row of boxes, left to right; `blocks` is a list of (name, detail)."""
+    for k, (name, detail) in enumerate(blocks):
+        ax.text(
+            k, 0, f"{name}\n{detail}", ha="center", va="center", fontsize=8,
+            bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"},
+        )  # fmt: skip
+        if k:
+            ax.annotate("", (k - 0.36, 0), (k - 0.64, 0), arrowprops={"arrowstyle": "->", "color": "0.4"})
+    ax.set(xlim=(-0.6, len(blocks) - 0.4), ylim=(-1, 1), title=title)
+    ax.axis("off")
+    return ax
+
+
 def image_sheet(images, titles, columns=6, colours=None, heading=""):
     """A sheet of images [n, h, w] or [n, h, w, 3] of 0 to 255, each with its title; returns the figure."""
     rows = -(-len(images) // columns)

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from IPython.display import Markdown, display
 
@@ -69,6 +71,11 @@ def weight_options(requested):
             "'none' for random weights, or unset it."
         )
     return {"weight_folder": requested or None, "download": True}
+
+
+def run_folder(cache, fresh):
+    """Where training runs are kept and taken up: in the cache, or, if `fresh`, in a new empty folder."""
+    return Path(tempfile.mkdtemp(prefix="xray-runs-")) if fresh else Path(cache) / "runs"
 
 
 def peak_memory():
