@@ -1,5 +1,7 @@
 """The report's models: exact counts and layers, their preprocessing, their scale, and whole saved files."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -231,3 +233,46 @@ def test_multiclass_mobilenet_has_the_parameters_of_the_report(images):
     probabilities = model.predict_on_batch(images[:2])
     assert probabilities.shape == (2, 4)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+# Batch normalisation while fine-tuning
+
+
+def outputs(model, images):
+    """The output in training mode, and in inference mode before it moves any statistics."""
+    inference = keras.ops.convert_to_numpy(model(images, training=False))
+    return keras.ops.convert_to_numpy(model(images, training=True)), inference
+
+
+@pytest.mark.parametrize("build", [models.build_vgg16_binary, partial(models.build_multiclass, "VGG16")])
+def test_a_frozen_vgg_gives_the_same_in_training_and_inference(build, images):
+    training, inference = outputs(build(download=False)[0], images[:2])
+    np.testing.assert_allclose(training, inference, rtol=1e-5, atol=1e-7)
+
+
+def test_a_mobilenet_normalises_by_the_batch_in_training_and_moves_its_statistics(images):
+    """The momentum is the share that the moving mean keeps; only training moves it."""
+    model, _ = models.build_multiclass("MobileNet", momentum=0.75, download=False)
+    norm = next(m for m in model.layers if isinstance(m, keras.Model)).get_layer("conv1_bn")
+    before = np.array(norm.moving_mean)
+    inference = keras.ops.convert_to_numpy(model(images[:4], training=False))
+    np.testing.assert_array_equal(norm.moving_mean, before)
+    training = keras.ops.convert_to_numpy(model(images[:4], training=True))
+    assert np.abs(training - inference).max() > 1e-3
+    first = np.array(norm.moving_mean)
+    model(images[:4], training=True)
+    # Of the distance to the batch's mean, each step leaves 0.75.
+    batch_mean = before + (first - before) / 0.25
+    np.testing.assert_allclose(
+        np.array(norm.moving_mean), batch_mean + 0.75**2 * (before - batch_mean), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_a_mobilenet_with_frozen_normalisations_gives_the_same_in_training_and_inference(images):
+    model, _ = models.build_multiclass("MobileNet", download=False)
+    nested = next(m for m in model.layers if isinstance(m, keras.Model))
+    for layer in nested.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    training, inference = outputs(model, images[:2])
+    np.testing.assert_allclose(training, inference, rtol=1e-5, atol=1e-7)
