@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils import session
-from utils.backend import describe_machine, has_gpu, set_seeds
+from utils.backend import describe_machine, gradient, has_gpu, set_seeds
 from utils.session import choose_profile, peak_memory, quiet_startup, weight_options
 
 
@@ -118,3 +118,21 @@ def test_runs_are_kept_in_the_cache_or_in_a_new_folder(tmp_path):
     assert session.run_folder(str(tmp_path), fresh=False) == tmp_path / "runs"
     one, other = (session.run_folder(tmp_path, fresh=True) for _ in range(2))
     assert one != other and tmp_path not in one.parents and not any(one.iterdir())
+
+
+def test_gradient_is_that_of_calculus():
+    x = np.array([[1.0, -2.0], [0.5, 3.0]], "float32")
+    slope = gradient(lambda x: keras.ops.sum(x**3) + x[0, 0] * x[1, 1], keras.ops.convert_to_tensor(x))
+    expected = 3 * x**2 + np.array([[3.0, 0], [0, 1.0]])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(slope), expected, rtol=1e-6)
+
+
+def test_gradient_of_what_does_not_depend_on_x_is_zero():
+    slope = gradient(lambda x: keras.ops.convert_to_tensor(2.0), np.ones((2, 3), "float32"))
+    assert np.array_equal(keras.ops.convert_to_numpy(slope), np.zeros((2, 3)))
+
+
+def test_gradient_names_the_backends_that_it_can_use(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(NotImplementedError, match="tensorflow or jax, not torch"):
+        gradient(keras.ops.sum, np.ones(2, "float32"))

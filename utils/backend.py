@@ -33,6 +33,28 @@ def set_seeds(seed):
         experimental.enable_op_determinism()
 
 
+def gradient(function, x):
+    """The gradient of a function at x: a tensor of the shape and dtype of x.
+
+    `function` takes a float tensor such as `x` and returns a scalar one. NotImplementedError on a backend
+    other than TensorFlow and JAX.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x, unconnected_gradients="zero")  # as JAX does, instead of None
+    if backend == "jax":
+        import jax
+
+        return jax.grad(function)(x)
+    raise NotImplementedError(f"gradient needs KERAS_BACKEND tensorflow or jax, not {backend}")
+
+
 def describe_machine():
     """One line: Python, Keras, its backend and the accelerator."""
     backend = keras.backend.backend()
