@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from utils import plots
+from utils.calibration import Bin
 from utils.evaluation import wilson
 from utils.sources import CLASS_TITLES, TASK_CLASSES
 
@@ -153,3 +154,68 @@ def test_blocks_stand_in_a_row_joined_by_arrows(ax):
     assert ax.get_title() == "VGG16"
     low, high = ax.get_xlim()
     assert low < 0 and high > 2
+
+
+def test_overlay_lays_each_map_over_its_image_under_one_colour_bar():
+    images = np.stack([np.full((4, 8, 3), 30 * k, np.uint8) for k in range(5)])
+    heat = np.linspace(0, 1, 5 * 4 * 8).reshape(5, 4, 8)
+    fig = plots.overlay_sheet(
+        images,
+        heat,
+        list("abcde"),
+        columns=3,
+        colours=["tab:blue"] * 5,
+        heading="HEAT",
+        boxes=[(0.5, 1, 0, 0.25)],
+    )
+    *sheet, bar = fig.axes
+    assert (
+        len(sheet) == 6 and bar.get_ylabel() == "Grad-CAM, share of the maximum" and bar.get_ylim() == (0, 1)
+    )
+    assert fig.get_suptitle() == "HEAT" and sheet[0].title.get_color() == "tab:blue"
+    for k, ax in enumerate(sheet[:5]):
+        below, above = ax.images
+        assert (below.get_array() == 30 * k).all() and np.array_equal(above.get_array(), heat[k])
+        assert above.get_clim() == (0, 1) and (np.diff(above.get_alpha().ravel()) > 0).all()
+        assert ax.get_title() == "abcde"[k]
+        # The lower left quarter of the width: rows 2 and 3, columns 0 and 1.
+        (box,) = ax.patches
+        assert box.get_bbox().extents == pytest.approx([-0.5, 1.5, 1.5, 3.5]) and not box.get_fill()
+    assert not sheet[5].images and not sheet[5].patches
+    plt.close(fig)
+
+
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (4, 6), (7, 3)])
+def test_overlay_keeps_its_titles_and_its_colour_bar_inside_the_figure(n, columns):
+    fig = plots.overlay_sheet(
+        np.zeros((n, 9, 9), np.uint8),
+        np.ones((n, 9, 9)),
+        ["covid, p = 0.95"] * n,
+        columns,
+        heading="A heading",
+    )
+    fig.canvas.draw()
+    width, height = fig.canvas.get_width_height()
+    for x0, y0, x1, y1 in (ax.get_tightbbox().extents for ax in fig.axes):
+        assert x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
+    bar, last = fig.axes[-1].get_tightbbox(), fig.axes[min(n, columns) - 1].get_tightbbox()
+    assert bar.x0 > last.x1
+    plt.close(fig)
+
+
+def test_overlay_needs_a_map_for_each_image():
+    with pytest.raises(ValueError):
+        plots.overlay_sheet(np.zeros((2, 4, 4), np.uint8), np.zeros((1, 4, 4)), ["a", "b"])
+    plt.close("all")
+
+
+def test_reliability_shows_counts_intervals_and_the_diagonal(ax):
+    bins = [Bin(0.6, wilson(1, 4), 4), Bin(0.95, wilson(9, 9), 9)]
+    plots.plot_reliability(bins, ax, "VGG16")
+    assert [text.get_text() for text in ax.texts] == ["n = 4", "n = 9"]
+    diagonal, curve = ax.lines[0], ax.lines[1]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    np.testing.assert_allclose(curve.get_xydata(), [(0.6, 0.25), (0.95, 1)])
+    ends = np.concatenate([segment[:, 1] for segment in ax.collections[0].get_segments()])
+    np.testing.assert_allclose(ends, [wilson(1, 4).low, wilson(1, 4).high, wilson(9, 9).low, 1], atol=1e-12)
+    assert "VGG16, 95 % interval" in [text.get_text() for text in ax.get_legend().get_texts()]

@@ -71,6 +71,27 @@ def plot_intervals(names, intervals, ax, colours=None, reference=None, reference
     return ax
 
 
+def plot_reliability(bins, ax, label="this run"):
+    """Draw accuracy against confidence, with interval and number of images of each `calibration.Bin`."""
+    accuracy, low, high = np.array([b.accuracy for b in bins]).T
+    confidence = [b.confidence for b in bins]
+    bars = np.maximum([accuracy - low, high - accuracy], 0)
+    ax.plot([0, 1], [0, 1], ":", color="0.4", label="confidence = accuracy")
+    ax.errorbar(confidence, accuracy, yerr=bars, fmt="o-", capsize=3, label=f"{label}, 95 % interval")
+    for b in bins:
+        ax.annotate(
+            f"n = {b.count}",
+            (b.confidence, b.accuracy.low),
+            (0, -11),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    ax.set(xlabel="mean probability of the predicted class", ylabel="share that is right", ylim=(-0.1, 1.05))
+    ax.legend(loc="upper left")
+    return ax
+
+
 def draw_blocks(blocks, ax, title=""):
     """Draw an architecture as a row of boxes, left to right; `blocks` is a list of (name, detail)."""
     for k, (name, detail) in enumerate(blocks):
@@ -97,6 +118,31 @@ def image_sheet(images, titles, columns=6, colours=None, heading=""):
     if heading:
         fig.suptitle(heading)
     fig.tight_layout()
+    return fig
+
+
+def overlay_sheet(images, heat, titles, columns=6, colours=None, heading="", boxes=()):
+    """An `image_sheet` with heat maps laid over the images, and one colour bar; returns the figure.
+
+    `heat` is float [n, h, w] of 0 to 1, from `utils.gradcam.grad_cam`: the hotter, the less it lets through.
+    `boxes` are outlined in every image: (top, bottom, left, right) as fractions of its height and width.
+    """
+    fig = image_sheet(images, titles, columns, colours, heading)
+    axes, width = fig.axes, fig.get_figwidth() + 0.9  # inches, for the colour bar
+    fig.set_figwidth(width)
+    fig.tight_layout(rect=(0, 0, 1 - 0.9 / width, 1))
+    height, length = heat.shape[1:]
+    for ax, share in zip(axes[: len(images)], heat, strict=True):
+        layer = ax.imshow(share, cmap="turbo", vmin=0, vmax=1, alpha=0.6 * share)
+        for top, bottom, left, right in boxes:
+            # The first pixel reaches from -0.5 to 0.5.
+            corner, size = (left * length - 0.5, top * height - 0.5), (right - left, bottom - top)
+            box = plt.Rectangle(corner, size[0] * length, size[1] * height, fill=False, edgecolor="white")
+            ax.add_patch(box)
+    low, high = axes[-1].get_position().y0, axes[0].get_position().y1
+    bar = fig.colorbar(layer, fig.add_axes((1 - 0.8 / width, low, 0.15 / width, high - low)))
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("Grad-CAM, share of the maximum", fontsize=7)
     return fig
 
 
