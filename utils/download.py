@@ -1,4 +1,4 @@
-"""Fetch the challenge's images from public mirrors, and take nothing that is not what it should be."""
+"""Fetch images from public mirrors, and take nothing that is not what it should be."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pooch
@@ -85,23 +85,40 @@ def _check_member(info: zipfile.ZipInfo) -> None:
         raise DownloadError(f"unsafe member {name!r} in the archive")
 
 
-def _unpack(archive: Path, folder: Path, manifest: Mapping[str, str]) -> None:
-    """Write the manifest's files below `folder`, each checked; the names come from the manifest alone."""
+def _read(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with zipped.open(info) as stream:
+        return stream.read(MAX_MEMBER + 1)  # what a member says of its own size is not relied on
+
+
+def by_path(zipped: zipfile.ZipFile, manifest: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Pick a manifest's files by task/split/class/file, below any top folder; each must have its hash."""
+    for info in zipped.infolist():
+        path = "/".join(info.filename.split("/")[-4:])
+        if path in manifest:
+            content = _read(zipped, info)
+            if len(content) > MAX_MEMBER:
+                raise DownloadError(f"{info.filename} is larger than {MAX_MEMBER} bytes")
+            if (actual := git_blob_sha1(content)) != manifest[path]:
+                raise DownloadError(f"{path} has git blob SHA-1 {actual}, expected {manifest[path]}")
+            yield path, content
+
+
+def by_content(zipped: zipfile.ZipFile, manifest: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Pick a manifest's files by their hashes, which must differ, wherever they lie in the archive."""
+    paths = {sha1: path for path, sha1 in manifest.items()}
+    for info in zipped.infolist():
+        content = _read(zipped, info)  # cut off if too large, so that its hash is unknown
+        if path := paths.get(git_blob_sha1(content)):
+            yield path, content
+
+
+def _unpack(archive: Path, folder: Path, manifest: Mapping[str, str], pick: Callable) -> None:
+    """Write the files that `pick` finds below `folder`; their names come from the manifest alone."""
     found = set()
     with zipfile.ZipFile(archive) as zipped:
         for info in zipped.infolist():
             _check_member(info)
-        for info in zipped.infolist():
-            path = "/".join(info.filename.split("/")[-4:])  # task/split/class/file, below any top folder
-            if path not in manifest:
-                continue
-            with zipped.open(info) as stream:
-                content = stream.read(MAX_MEMBER + 1)  # what a member says of its own size is not relied on
-            if len(content) > MAX_MEMBER:
-                raise DownloadError(f"{info.filename} is larger than {MAX_MEMBER} bytes")
-            actual = git_blob_sha1(content)
-            if actual != manifest[path]:
-                raise DownloadError(f"{path} has git blob SHA-1 {actual}, expected {manifest[path]}")
+        for path, content in pick(zipped, manifest):
             target = folder / PurePosixPath(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
@@ -121,34 +138,34 @@ def _move_in(fresh: Path, target: Path, manifest: Mapping[str, str]) -> None:
                 os.replace(fresh / path, target / path)
 
 
-def fetch_challenge(
-    cache_dir: str | os.PathLike,
+def fetch_files(
+    target: Path,
     manifest: Mapping[str, str],
-    sources: Sequence[str] = SOURCES,
+    sources: Sequence[str],
+    what: str,
+    remedy: str,
+    pick: Callable = by_path,
     progress: bool = True,
 ) -> Path:
-    """Download the challenge's images unless they are there, and verify each against its hash.
+    """Download files unless they are there, verify each against its hash, and return `target`.
 
-    The archive and the half-unpacked folder live in a temporary folder of the cache that goes whatever
+    The archive and the half-unpacked folder live in a temporary folder beside `target` that goes whatever
     happens; the result is moved into place only when every file of the manifest is there and right.
 
     Parameters
     ----------
-    cache_dir : folder that will hold ``challenge/``
-    manifest : git blob SHA-1 by path, such as ``{"two/train/covid/x.png": "4f59…"}``
+    target : folder that will hold the files
+    manifest : git blob SHA-1 by path below `target`, such as ``{"two/train/covid/x.png": "4f59…"}``
     sources : URLs of zip archives, tried in order; those of Google Drive need the package gdown
+    what, remedy : for the error's text: what is fetched, and what to do without a connection
+    pick : finds the manifest's files in an archive: `by_path` or `by_content`
     progress : show a bar on stdout
-
-    Returns
-    -------
-    Path of the folder that holds ``two/`` and ``all/``
 
     Raises
     ------
     DownloadError
         Every source failed; lists each one's reason, and the remedy.
     """
-    target = Path(cache_dir) / "challenge"
     if all((target / path).is_file() for path in manifest):
         return target
     reasons = []
@@ -156,9 +173,9 @@ def fetch_challenge(
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".incoming-", dir=target.parent) as aside:
-                archive, fresh = Path(aside, "archive.zip"), Path(aside, "challenge")
+                archive, fresh = Path(aside, "archive.zip"), Path(aside, target.name)
                 _fetch(url, archive, progress)
-                _unpack(archive, fresh, manifest)
+                _unpack(archive, fresh, manifest, pick)
                 _move_in(fresh, target, manifest)
             return target
         # RuntimeError: ours, and zipfile's for encryption and for compression methods that it lacks
@@ -166,6 +183,17 @@ def fetch_challenge(
             reasons.append(f"{url.split('/archive/')[0]}: {_reason(error)}")
     listed = "\n".join(f"  - {reason}" for reason in reasons)
     raise DownloadError(
-        f"The challenge's images could not be downloaded:\n{listed}\nRemedy: check the connection and run "
-        "again, or set XRAY_DATA to a folder that holds two/ and all/, or set XRAY_DATA=phantom."
+        f"{what} could not be downloaded:\n{listed}\nRemedy: check the connection and run again, or {remedy}"
     )
+
+
+def fetch_challenge(
+    cache_dir: str | os.PathLike,
+    manifest: Mapping[str, str],
+    sources: Sequence[str] = SOURCES,
+    progress: bool = True,
+) -> Path:
+    """Fetch the challenge's images into ``challenge/`` of the cache, and return that folder."""
+    remedy = "set XRAY_DATA to a folder that holds two/ and all/, or set XRAY_DATA=phantom."
+    target = Path(cache_dir) / "challenge"
+    return fetch_files(target, manifest, sources, "The challenge's images", remedy, progress=progress)
