@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -397,3 +398,20 @@ def test_only_some_classes_are_numbered_from_zero():
     assert pair.images.ravel().tolist() == [2, 3, 4]
     assert pair.counts() == {"pneumonia_bac": 2, "pneumonia_vir": 1}
     assert pair.patient_counts() == {"pneumonia_bac": 1, "pneumonia_vir": 1}
+    with pytest.raises(ValueError, match="no class covid, only pneumonia_bac, pneumonia_vir"):
+        pair.only(("covid", "pneumonia_vir"))
+
+
+def test_two_sets_are_joined_in_order_and_in_step():
+    names = ("covid", "normal")
+    parts = [
+        ImageSet(np.full((2, 1, 1, 3), k, "uint8"), np.array([0, 1]), names, np.array([f"{k}a", f"{k}b"]),
+                 np.array([f"p{k}", "same"]))
+        for k in (3, 5)
+    ]  # fmt: skip
+    joined = parts[0].plus(parts[1])
+    assert joined.images[:, 0, 0, 0].tolist() == [3, 3, 5, 5] and joined.labels.tolist() == [0, 1, 0, 1]
+    assert joined.files.tolist() == ["3a", "3b", "5a", "5b"]
+    assert joined.patient_counts() == {"covid": 2, "normal": 1}
+    with pytest.raises(ValueError, match="classes differ"):
+        parts[0].plus(replace(parts[1], class_names=("normal", "covid")))

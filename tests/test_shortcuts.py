@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.model_selection import cross_val_score
 
 from utils.images import ImageError
-from utils.shortcuts import LUNG_BOXES, baselines, file_headers, lung_mask, tiny
+from utils.shortcuts import LUNG_BOXES, baselines, black_out, file_headers, lung_mask, tiny
 
 LABELS = np.arange(80) % 2
 NAMES = {"file header", "16 × 16 pixels", "border alone", "lungs blacked out", "lungs alone"}
@@ -140,3 +140,12 @@ def test_tiny_refuses_other_shapes(shape):
 def test_baselines_need_a_path_for_each_image(noise, same_files):
     with pytest.raises(ValueError, match="79 for 80"):
         baselines(noise, same_files[1:])
+
+
+def test_blacked_out_pixels_are_zero_and_the_others_and_the_original_unchanged():
+    images = np.random.default_rng(0).integers(1, 256, (2, 8, 8, 3)).astype("uint8")
+    mask, before = lung_mask(8, 8), images.copy()
+    black = black_out(images, mask)
+    assert black.dtype == np.uint8 and not black[:, mask].any()
+    np.testing.assert_array_equal(black[:, ~mask], images[:, ~mask])
+    np.testing.assert_array_equal(images, before)

@@ -43,10 +43,19 @@ class ImageSet:
         return replace(self, **parts)
 
     def only(self, class_names: tuple[str, ...]) -> "ImageSet":
-        """The images of some classes, which keep their order and are numbered from 0."""
+        """The images of some classes, in their order, numbered from 0; ValueError if one is absent."""
+        if missing := [name for name in class_names if name not in self.class_names]:
+            raise ValueError(f"there is no class {', '.join(missing)}, only {', '.join(self.class_names)}")
         chosen = self.subset(np.isin(self.labels, [self.class_names.index(name) for name in class_names]))
         labels = [class_names.index(self.class_names[label]) for label in chosen.labels]
         return replace(chosen, labels=np.array(labels, dtype=np.int64), class_names=class_names)
+
+    def plus(self, other: "ImageSet") -> "ImageSet":
+        """The images of both, this one's first; ValueError if their classes differ."""
+        if self.class_names != other.class_names:
+            raise ValueError(f"the classes differ: {self.class_names} and {other.class_names}")
+        names = ("images", "labels", "files", "patients")
+        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in names})
 
     def counts(self) -> dict[str, int]:
         """Images of each class."""

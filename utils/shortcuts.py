@@ -32,6 +32,11 @@ def lung_mask(height: int, width: int) -> np.ndarray:
     return np.logical_or.reduce(boxes)
 
 
+def black_out(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of uint8 [n, h, w, 3] that is black where `mask`, bool [h, w], is True."""
+    return np.where(mask[..., None], np.uint8(0), images)
+
+
 def _border_mask() -> np.ndarray:
     """bool [16, 16], True in the outermost squares."""
     border = np.ones((SQUARES, SQUARES), bool)
