@@ -94,7 +94,7 @@ def test_a_changed_dependency_trains_anew(samples, tmp_path, monkeypatch, change
     elif change == "architecture":
         classifier = small_classifier(momentum=0.99)  # no weight tells it apart
     elif change == "code":
-        monkeypatch.setattr(runs, "_code", lambda: ["another loop"])
+        monkeypatch.setattr(runs, "CODE_AS_IMPORTED", ["another loop"])
     else:
         classifier.set_weights([w * 1.01 for w in classifier.get_weights()])
     assert not fit(classifier, (views, targets), tmp_path, **settings).reused
@@ -121,3 +121,10 @@ def test_a_failed_write_leaves_the_last_state(samples, tmp_path, monkeypatch):
         runs.save_run(file, runs.Run())
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_code_that_is_edited_while_it_runs_does_not_rename_the_runs(samples, tmp_path, monkeypatch):
+    """The digest is of the code that was imported, which is what runs."""
+    fit(small_classifier(), samples, tmp_path, epochs=1)
+    monkeypatch.setattr(runs, "_code", lambda: ["edited since"])
+    assert fit(small_classifier(), samples, tmp_path, epochs=1).reused

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils import session
-from utils.backend import describe_machine, gradient, has_gpu, set_seeds
+from utils.backend import describe_machine, gradient, has_gpu, release, set_seeds
 from utils.session import choose_profile, peak_memory, quiet_startup, weight_options
 
 
@@ -136,3 +136,10 @@ def test_gradient_names_the_backends_that_it_can_use(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(NotImplementedError, match="tensorflow or jax, not torch"):
         gradient(keras.ops.sum, np.ones(2, "float32"))
+
+
+def test_released_variables_are_empty_where_the_backend_would_keep_them():
+    variable = keras.Variable(np.ones((3, 2), "float32"))
+    release([variable])
+    kept = 0 if keras.backend.backend() == "tensorflow" else 6
+    assert np.asarray(keras.ops.convert_to_numpy(variable.value)).size == kept

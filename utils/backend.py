@@ -55,6 +55,20 @@ def gradient(function, x):
     raise NotImplementedError(f"gradient needs KERAS_BACKEND tensorflow or jax, not {backend}")
 
 
+def release(variables):
+    """Give back the memory of Keras variables that nobody will read again: they are empty afterwards.
+
+    TensorFlow keeps the compiled graphs of every fit, and with them all variables, until the process ends;
+    Adam's moments are twice the model. Other backends free what is no longer referenced.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for variable in variables:
+            nothing = tf.zeros((0,), variable.dtype)
+            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=nothing)
+
+
 def describe_machine():
     """One line: Python, Keras, its backend and the accelerator."""
     backend = keras.backend.backend()

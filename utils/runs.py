@@ -46,7 +46,7 @@ def run_path(folder, model, arrays, settings):
         return None
     backend = keras.backend.backend()
     versions = [keras.__version__, backend, importlib.metadata.version(backend)]
-    parts = [_layers(model), model.get_weights(), arrays, settings, _code(), versions]
+    parts = [_layers(model), model.get_weights(), arrays, settings, CODE_AS_IMPORTED, versions]
     return Path(folder) / f"run-{joblib.hash(parts)}.npz"
 
 
@@ -75,6 +75,9 @@ def _code():
                 node.body = node.body[1:]
         trees.append(ast.dump(tree))
     return trees
+
+
+CODE_AS_IMPORTED = _code()  # a file that is edited while a notebook runs does not change what runs
 
 
 def save_run(path, run):

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from .backend import has_gpu
+from .backend import has_gpu, release
 from .chains import logits_model
 from .features import ViewBatches, apply
 from .runs import Run, load_run, run_path, save_run
@@ -146,6 +146,7 @@ def fit_classifier(
     if path is not None:
         run.state, run.optimizer, run.finished = values(model), [], True
         save_run(path, run)
+    release(model.optimizer.variables)
     return Fit(run.history, run.seconds, run.best)
 
 
@@ -176,7 +177,7 @@ def cross_validate(build, views, targets, folds, label="", progress=True, **sett
 
     Parameters
     ----------
-    build : function () -> a new, untrained keras.Model.
+    build : function () -> a new, untrained keras.Model; it is emptied after its fold.
     views : [k, n, ...]; the held-out part is scored on the first view only.
     targets : as for `fit_classifier`, [n, ...].
     folds : list of (training indices, held-out indices).
@@ -195,4 +196,5 @@ def cross_validate(build, views, targets, folds, label="", progress=True, **sett
             fit_classifier(classifier, views[:, train], targets[train], held_out, progress=False, **settings)
         )
         probabilities[rest] = apply(classifier, views[0, rest])
+        release(classifier.variables)
     return probabilities, fits
