@@ -11,6 +11,7 @@ from utils.evaluation import (
     class_scores,
     fit_problems,
     mcnemar,
+    paired_difference,
     per_class_accuracy,
     pooled_validation,
     verdict,
@@ -198,3 +199,11 @@ def test_what_went_wrong_in_a_fit_is_named(losses, y_pred, words):
     problems = fit_problems({"loss": losses}, np.array(y_pred), np.log(4))
     assert len(problems) == len(words)
     assert all(word in problem for word, problem in zip(words, problems, strict=True))
+
+
+def test_paired_difference_counts_what_only_one_has_right():
+    a, b = np.array([1, 1, 1, 0, 1, 0], bool), np.array([1, 0, 0, 0, 1, 1], bool)
+    gap = paired_difference(a, b, np.arange(6))
+    assert gap.value == pytest.approx((2 - 1) / 6) and gap.low < 0 < gap.high
+    assert paired_difference(a, a, np.arange(6)) == Interval(0, 0, 0)
+    assert paired_difference(b, a, np.arange(6)).value == -gap.value

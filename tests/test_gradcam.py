@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from utils.gradcam import default_layer, grad_cam, share_inside
+from utils.gradcam import default_layer, grad_cam, share_inside, shares_by_class
 from utils.models import build_multiclass, build_vgg16_binary
 
 SIZE, SPOT = 8, (slice(1, 3), slice(4, 7))
@@ -253,3 +253,12 @@ def test_hirescam_is_grad_cam_before_global_pooling(noise):
     both = [grad_cam(model, noise, labels, elementwise=mode) for mode in (False, True)]
     assert both[0].any()
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-6)
+
+
+def test_shares_by_class_leave_maps_of_zeros_out_and_count_them():
+    heat = np.zeros((4, 2, 2), "float32")
+    heat[0, 0, 0] = heat[1, 0] = 1  # all of it inside; half of it
+    mask = np.array([[True, False], [False, False]])
+    table = shares_by_class(heat, mask, [0, 0, 0, 1], ["COVID-19", "Normal"])
+    assert table["COVID-19"] == {"images": 3, "maps without heat": 1, "mean share inside": 0.75}
+    assert table["Normal"]["maps without heat"] == 1 and np.isnan(table["Normal"]["mean share inside"])

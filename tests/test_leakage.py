@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from utils.images import ImageError, git_blob_sha1, read_xray
-from utils.leakage import BITS, Duplicate, find_duplicates, shared_patients
+from utils.leakage import BITS, Duplicate, describe_duplicates, find_duplicates, shared_patients
 from utils.phantoms import SIGNS, render_phantom
 
 
@@ -120,3 +120,11 @@ def test_a_patient_on_both_sides_is_found():
     shared = shared_patients(train, test)
     assert shared == ["13", "person7"] and all(type(patient) is str for patient in shared)
     assert shared_patients(train, ["1", "person"]) == [] == shared_patients([], test)
+
+
+def test_duplicates_are_told_with_their_files():
+    pairs = [Duplicate(0, 2, 0, True), Duplicate(1, 2, 7, False)]
+    assert describe_duplicates(pairs, ["a.png", "b.png", "c.png"]) == [
+        "a.png\nc.png\n    equal files",
+        "b.png\nc.png\n    7 of 256 bits of their hashes differ",
+    ]

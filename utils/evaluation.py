@@ -116,6 +116,12 @@ def bootstrap_by_group(score, groups, resamples=1000, confidence=0.95, seed=0):
     return Interval(float(score(np.arange(len(groups)))), float(low), float(high))
 
 
+def paired_difference(right_a, right_b, groups, seed=0):
+    """How much more often a is right than b on the same images, [n] of bool each: Interval over patients."""
+    difference = np.asarray(right_a, "float64") - np.asarray(right_b, "float64")
+    return bootstrap_by_group(lambda rows: difference[rows].mean(), groups, seed=seed)
+
+
 def per_class_accuracy(y_true, y_pred, n_classes):
     """The share of each class that is recognised (its recall): a list of Interval, in label order."""
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)

@@ -86,6 +86,28 @@ def share_inside(heat, mask):
     return np.divide(inside, total, out=np.full(len(heat), np.nan), where=total > 0)
 
 
+def shares_by_class(heat, mask, labels, titles):
+    """Mean share of the heat inside a mask for the images of each class, maps of zeros left out.
+
+    `heat` and `mask` as for `share_inside`, `labels` int [n], `titles` one a class.
+
+    Returns
+    -------
+    dict title -> {"images", "maps without heat": int, "mean share inside": float, NaN where no map has heat}
+    """
+    inside, rows = share_inside(heat, mask), {}
+    for k, title in enumerate(titles):
+        shares = inside[np.asarray(labels) == k]
+        found = shares[~np.isnan(shares)]
+        mean = float(found.mean()) if len(found) else float("nan")
+        rows[title] = {
+            "images": len(shares),
+            "maps without heat": len(shares) - len(found),
+            "mean share inside": mean,
+        }
+    return rows
+
+
 def _layers(model):
     return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 

@@ -80,6 +80,15 @@ def find_duplicates(paths: Sequence[str | os.PathLike], max_distance: int = MAX_
     )
 
 
+def describe_duplicates(duplicates: Sequence[Duplicate], files: Sequence[str]) -> list[str]:
+    """One text a pair: both files, and in what they agree."""
+    return [
+        f"{files[pair.first]}\n{files[pair.second]}\n    "
+        + ("equal files" if pair.exact else f"{pair.distance} of {BITS} bits of their hashes differ")
+        for pair in duplicates
+    ]
+
+
 def shared_patients(one: Iterable[str], other: Iterable[str]) -> list[str]:
     """Patients that stand in both arrays, sorted: none, if a split leaks no patient that is known."""
     return sorted(set(map(str, one)) & set(map(str, other)))
