@@ -169,9 +169,7 @@ def test_overlay_lays_each_map_over_its_image_under_one_colour_bar():
         boxes=[(0.5, 1, 0, 0.25)],
     )
     *sheet, bar = fig.axes
-    assert (
-        len(sheet) == 6 and bar.get_ylabel() == "Grad-CAM, share of the maximum" and bar.get_ylim() == (0, 1)
-    )
+    assert len(sheet) == 6 and bar.get_ylabel() == "heat, share of the maximum" and bar.get_ylim() == (0, 1)
     assert fig.get_suptitle() == "HEAT" and sheet[0].title.get_color() == "tab:blue"
     for k, ax in enumerate(sheet[:5]):
         below, above = ax.images

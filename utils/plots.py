@@ -88,7 +88,7 @@ def plot_reliability(bins, ax, label="this run"):
             fontsize=8,
         )
     ax.set(xlabel="mean probability of the predicted class", ylabel="share that is right", ylim=(-0.1, 1.05))
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower right")
     return ax
 
 
@@ -142,7 +142,7 @@ def overlay_sheet(images, heat, titles, columns=6, colours=None, heading="", box
     low, high = axes[-1].get_position().y0, axes[0].get_position().y1
     bar = fig.colorbar(layer, fig.add_axes((1 - 0.8 / width, low, 0.15 / width, high - low)))
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("Grad-CAM, share of the maximum", fontsize=7)
+    bar.set_label("heat, share of the maximum", fontsize=7)
     return fig
 
 
