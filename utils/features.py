@@ -73,8 +73,11 @@ def frozen_features(base, images, batch_size=16, label="features", announce=1, p
     return out
 
 
-def apply(model, inputs, batch_size=32):
-    """A model's output for arrays, in batches, as a NumPy array; nothing is compiled for it."""
+def apply(model, inputs, batch_size=8):
+    """A model's output for arrays, in batches, as a NumPy array; nothing is compiled for it.
+
+    So all activations of a batch are in memory at once: 50 MB an image in MobileNet, hence the small batches.
+    """
     starts = range(0, len(inputs), batch_size)
     parts = [model(inputs[start : start + batch_size], training=False) for start in starts]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
