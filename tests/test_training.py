@@ -274,6 +274,20 @@ def test_the_best_epoch_is_applied_and_the_last_one_kept(toy):
     assert all(np.array_equal(a, b) for a, b in zip(last, long.get_weights(), strict=True))
 
 
+def test_a_finished_fit_lets_go_of_its_data(toy, monkeypatch):
+    """TensorFlow keeps the generator of a fit; it must not keep the arrays alive with it."""
+    made = []
+
+    class Spied(ViewBatches):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(training, "ViewBatches", Spied)
+    train(toy, epochs=1)
+    assert len(made) == 1 and made[0].views is None and made[0].targets is None
+
+
 # Folds
 
 

@@ -98,8 +98,7 @@ def fit_classifier(
     views : [k, n, ...]: images of 0 to 255, or float32 features from `utils.features.view_features`.
     targets : float [n, 1] of 0 and 1 for a sigmoid, one-hot [n, classes] for a softmax.
     validation : (inputs, targets) of images that are neither trained on nor augmented, or None.
-    loss : keras loss with `from_logits=True`.
-    learning_rate, epochs, batch_size, seed : numbers.
+    loss : keras loss with `from_logits=True`. learning_rate, epochs, batch_size, seed : numbers.
     run_folder : where finished runs are kept and taken up again if nothing has changed; None keeps none.
     resumable : also keep the state after every epoch, so that an interrupted run goes on where it stopped.
 
@@ -134,8 +133,9 @@ def fit_classifier(
     callbacks = [Recorder(run, path if resumable else None)]
     if progress:
         callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
+    batches = ViewBatches(views, targets, batch_size, seed, run.epochs)
     model.fit(
-        ViewBatches(views, targets, batch_size, seed, run.epochs),
+        batches,
         validation_data=validation,
         initial_epoch=run.epochs,
         epochs=epochs,
@@ -147,6 +147,7 @@ def fit_classifier(
         run.state, run.optimizer, run.finished = values(model), [], True
         save_run(path, run)
     release(model.optimizer.variables)
+    batches.views = batches.targets = None  # TensorFlow keeps the generator that reads them
     return Fit(run.history, run.seconds, run.best)
 
 
@@ -166,9 +167,8 @@ def _jit(classifier):
     It fuses Adam's passes over the 6.4 million weights of a VGG head, which halves the time. The random
     numbers of dropout are slow in it, and so are convolutions.
     """
-    dense = all(
-        isinstance(layer, (keras.layers.InputLayer, keras.layers.Dense)) for layer in classifier.layers
-    )
+    kinds = (keras.layers.InputLayer, keras.layers.Dense)
+    dense = all(isinstance(layer, kinds) for layer in classifier.layers)
     return True if dense and not has_gpu() else "auto"
 
 
