@@ -274,6 +274,16 @@ def test_the_best_epoch_is_applied_and_the_last_one_kept(toy):
     assert all(np.array_equal(a, b) for a, b in zip(last, long.get_weights(), strict=True))
 
 
+def test_best_weights_are_those_of_a_later_epoch_where_that_is_the_best(toy):
+    """With sound validation targets the loss is lowest in the last of a few epochs, not in the first."""
+    views, targets = toy
+    held_out = (views[0, 38:], targets[38:])
+    head = build_binary_head(32, seed=1)
+    fit = fit_classifier(head, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 3})
+    assert fit.best_epoch == 3
+    assert all(np.array_equal(a, b) for a, b in zip(fit.best_weights, head.get_weights(), strict=True))
+
+
 def test_a_finished_fit_lets_go_of_its_data(toy, monkeypatch):
     """TensorFlow keeps the generator of a fit; it must not keep the arrays alive with it."""
     made = []

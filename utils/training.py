@@ -51,11 +51,11 @@ class Recorder(keras.callbacks.Callback):
                 f"The loss is not a finite number in epoch {epoch + 1}. Lower the learning rate "
                 f"(now {float(self.model.optimizer.learning_rate):g}) and build the model anew."
             )
-        earlier = self.run.history.get("val_loss", [])
+        lowest = min(self.run.history.get("val_loss", []), default=np.inf)
         for name, value in logs.items():
             self.run.history.setdefault(name, []).append(float(value))
         self.run.seconds += time.perf_counter() - self.began
-        if "val_loss" in logs and logs["val_loss"] < min(earlier, default=np.inf):
+        if logs.get("val_loss", np.inf) < lowest:
             self.run.best = self.model.get_weights()
         if self.path is not None:
             self.run.state, self.run.optimizer = values(self.model), values(self.model.optimizer)
