@@ -67,8 +67,22 @@ def lines_of(cell):
     return [line for line in cell.source.splitlines() if line.strip()]
 
 
-def test_there_is_a_notebook_for_the_first_task():
-    assert "Task1_binary" in [path.stem for path in NOTEBOOKS]
+def test_there_is_a_notebook_for_each_task_with_the_same_setup():
+    assert [path.stem for path in NOTEBOOKS] == list(TEMPLATE)
+    setups = [
+        next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        for path in NOTEBOOKS
+    ]
+    assert len(set(setups)) == 1 and "google.colab" in setups[0]
+
+
+def test_setup_looks_for_every_package_that_colab_may_lack():
+    """The setup cell installs the requirements if one of the modules that it names is not there."""
+    source = nbformat.read(NOTEBOOKS[0], as_version=4).cells
+    setup = next(cell.source for cell in source if cell.cell_type == "code")
+    lacking = {"pooch": "pooch", "imagehash": "imagehash"}  # Colab's published lists have all the others
+    required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert all(f'"{module}"' in setup and package in required for module, package in lacking.items())
 
 
 def test_format_is_valid_and_the_file_small(path, notebook):
