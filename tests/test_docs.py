@@ -1,0 +1,63 @@
+"""README and model card: their numbers are those of the notebooks, their commands and files exist."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README, CARD = (ROOT / name for name in ("README.md", "MODEL_CARD.md"))
+SCORE = re.compile(r"(?<![\d.])[01]\.\d{3}(?!\d)")  # scores are printed with three digits
+
+
+def section(path, heading):
+    """The text of a section, up to the next heading of its level or above; all of it without a heading."""
+    text = path.read_text(encoding="utf-8")
+    if heading is None:
+        return text
+    level = heading.split(" ")[0]
+    assert heading in text.splitlines(), f"{path.name} has no {heading!r}"
+    rest = text.split(f"{heading}\n", 1)[1]
+    return re.split(rf"^#{{2,{len(level)}}} ", rest, flags=re.MULTILINE)[0]
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """All text that the committed notebooks show."""
+    texts = []
+    for path in sorted(ROOT.glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                texts += [output.get("text", ""), data.get("text/markdown", ""), data.get("text/html", "")]
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize(("path", "heading"), [(README, "## Results"), (CARD, None)])
+def test_every_score_is_one_that_a_committed_notebook_shows(path, heading, shown):
+    scores = SCORE.findall(section(path, heading))
+    assert len(scores) > 10
+    assert not [score for score in scores if score not in shown]
+
+
+@pytest.mark.parametrize("path", [README, CARD])
+def test_every_file_that_is_named_exists(path):
+    named = re.findall(
+        r"`((?:utils|tools|tests|benchmarks)/[\w./]+|\w+\.ipynb|[A-Z_]+\.md)`", path.read_text("utf-8")
+    )
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make (\w+)", README.read_text(encoding="utf-8"))) <= set(targets)
+
+
+def test_every_variable_that_the_code_reads_is_in_the_readme():
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in [*ROOT.glob("utils/*.py"), *ROOT.glob("*.ipynb")]
+    )
+    read = set(re.findall(r"""environ(?:\.get\(|\[)\\?["'](XRAY_\w+)""", code))
+    assert {"XRAY_DATA", "XRAY_WEIGHTS", "XRAY_PROFILE"} <= read
+    assert not [name for name in read if f"`{name}`" not in README.read_text(encoding="utf-8")]
