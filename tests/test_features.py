@@ -133,3 +133,61 @@ def test_views_are_made_one_set_at_a_time(base, images, monkeypatch):
     seeds = [seed for _, seed in made]
     # `augment` uses the four seeds from its own on; the sets must not share one.
     assert min(np.diff(seeds)) >= 4
+
+
+# More images than memory holds
+
+
+class Small:
+    """A base on a device that holds at most `limit` images."""
+
+    name = "base"
+
+    def __init__(self, base, limit):
+        self.base, self.limit, self.sizes = base, limit, []
+
+    def predict_on_batch(self, images):
+        self.sizes.append(len(images))
+        if len(images) > self.limit:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+        return self.base.predict_on_batch(images)
+
+
+def test_out_of_memory_halves_the_batch(base, images, capsys):
+    small = Small(base, 3)
+    result = frozen_features(small, images, batch_size=8, label="my base")
+    np.testing.assert_allclose(result, base.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
+    assert small.sizes == [7, 4, 2, 2, 2, 1]
+    assert "my base: out of memory, going on with batches of 2" in capsys.readouterr().out
+
+
+def test_a_base_that_does_not_fit_at_all_is_named(base, images):
+    with pytest.raises(MemoryError, match="base does not fit"):
+        frozen_features(Small(base, 0), images, batch_size=8, progress=False)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(images):
+    class Broken(Small):
+        def predict_on_batch(self, images):
+            raise ValueError("wrong shape")
+
+    with pytest.raises(ValueError, match="wrong shape"):
+        frozen_features(Broken(None, 0), images, progress=False)
+
+
+def test_batches_in_order_show_the_first_view():
+    views, targets = np.arange(14).reshape(2, 7, 1), np.arange(7)
+    batches = features.ViewBatches(views, targets, 3, None)
+    for _ in range(2):
+        assert [batches[k][0][:, 0].tolist() for k in range(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+        batches.on_epoch_end()
+
+
+def test_filled_batches_have_the_mean_loss_of_their_images():
+    """7 images in batches of 4, filled to multiples of 4: the last holds 3 and one again, without weight."""
+    x = np.arange(7.0)
+    batches = features.ViewBatches(x[None, :, None], x, 4, None, multiple_of=4)
+    images, targets, weights = batches[1]
+    assert targets.tolist() == [4, 5, 6, 4] and images[:, 0].tolist() == [4, 5, 6, 4]
+    assert weights[3] == 0 and np.mean(weights * targets) == pytest.approx(5)
+    assert batches[0][2].tolist() == [1, 1, 1, 1]

@@ -33,6 +33,41 @@ def set_seeds(seed):
         experimental.enable_op_determinism()
 
 
+def out_of_memory(error):
+    """Whether an exception means that a device has no memory left; each backend has its own class for it."""
+    return "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError"
+
+
+def use_data_parallel():
+    """Let every model that is built from now on train on all devices, each on its share of a batch.
+
+    Keras' own `keras.distribution.DataParallel`: every device holds the whole model, and the gradients are
+    averaged. Only Keras' JAX backend carries it out. Call it before a model is built.
+
+    Returns
+    -------
+    int, the number of devices. `utils.features.ViewBatches` fills each batch to a multiple of it.
+
+    Raises
+    ------
+    NotImplementedError
+        On another backend.
+    """
+    if keras.backend.backend() != "jax":
+        raise NotImplementedError(
+            f"Keras distributes data on JAX, not on {keras.backend.backend()}. Remedy: KERAS_BACKEND=jax."
+        )
+    devices = keras.distribution.list_devices()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    return len(devices)
+
+
+def data_parallel_size():
+    """On how many devices a batch is spread: 1 without `use_data_parallel`."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.device_mesh.shape[0]
+
+
 def gradient(function, x):
     """The gradient of a function at x: a tensor of the shape and dtype of x.
 

@@ -34,10 +34,13 @@ def feature_model(model, layer_name):
 
 
 class Logits(keras.layers.Layer):
-    """What a dense layer gives before its activation; the weights stay the dense layer's own."""
+    """What a dense layer gives before its activation; the weights stay the dense layer's own.
+
+    In float32 also where the layers before it compute with 16 bits: a loss needs the digits.
+    """
 
     def __init__(self, dense, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.dense = dense
 
     def call(self, x):

@@ -37,10 +37,11 @@ class ImagenetPreprocessing(keras.layers.Layer):
         self.mode = mode
 
     def call(self, images):
-        images = keras.ops.cast(images, self.compute_dtype)
-        return keras.applications.imagenet_utils.preprocess_input(
+        images = keras.ops.cast(images, "float32")  # 16 bits would round before the mean is taken away
+        images = keras.applications.imagenet_utils.preprocess_input(
             images, data_format="channels_last", mode=self.mode
         )
+        return keras.ops.cast(images, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -159,7 +160,7 @@ def normalise_scale(base, layer, seed=0):
     """
     blocks = np.random.default_rng(seed).uniform(0, 255, (4, 14, 14, 1))
     noise = np.kron(blocks, np.ones((1, 16, 16, 3)))
-    features = base.predict_on_batch(noise)
+    features = np.asarray(base.predict_on_batch(noise), "float32")
     layer.kernel.assign(layer.kernel / float(np.sqrt(np.mean(np.square(features)))))
 
 
@@ -167,7 +168,7 @@ def _binary_head(x, dropout, seed):
     x = _dropout(x, dropout, seed, "dropout_flatten")
     x = _dense(x, 256, "relu", "dense_feature", seed + 1)
     x = _dropout(x, dropout, seed + 1, "dropout_feature")
-    return _dense(x, 1, "sigmoid", "probability", seed + 2)
+    return _dense(x, 1, "sigmoid", "probability", seed + 2, dtype="float32")
 
 
 def _multiclass_head(x, n_classes, hidden, dropout, seed):
@@ -176,12 +177,15 @@ def _multiclass_head(x, n_classes, hidden, dropout, seed):
         x = _dense(x, units, "relu", f"dense_{units}", seed + 10 + k)
     x = _dense(x, 256, "relu", "feature_dense", seed + 1)
     x = _dropout(x, dropout, seed + 1, "dropout_feature")
-    return _dense(x, n_classes, "softmax", "probabilities", seed + 2)
+    return _dense(x, n_classes, "softmax", "probabilities", seed + 2, dtype="float32")
 
 
-def _dense(x, units, activation, name, seed):
+def _dense(x, units, activation, name, seed, dtype=None):
     kernel = keras.initializers.GlorotUniform(seed=seed)
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=kernel, name=name)(x)
+    layer = keras.layers.Dense(
+        units, activation=activation, kernel_initializer=kernel, name=name, dtype=dtype
+    )
+    return layer(x)
 
 
 def _dropout(x, rate, seed, name):

@@ -1,4 +1,4 @@
-"""Train classifiers: seeds, batches, one fit, fits on folds. A finished fit can be taken up again."""
+"""Train one classifier: batches, loss, seed. A finished fit can be taken up again."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from .backend import has_gpu, release
+from .backend import data_parallel_size, has_gpu, out_of_memory, release
 from .chains import logits_model
 from .features import ViewBatches, apply
 from .runs import Run, load_run, run_path, save_run
@@ -110,6 +110,8 @@ def fit_classifier(
     ------
     FloatingPointError
         If the loss is no longer a finite number.
+    MemoryError
+        If a batch does not fit the device.
     """
     model = logits_model(classifier)
     settings = {"loss": loss.get_config(), "rate": learning_rate, "batch": batch_size, "seed": seed}
@@ -123,8 +125,12 @@ def fit_classifier(
     binary = model.output.shape[-1] == 1
     accuracy = keras.metrics.BinaryAccuracy(threshold=0.0) if binary else keras.metrics.CategoricalAccuracy()
     accuracy.name = "accuracy"
+    batches, held_out = _batches(views, targets, validation, batch_size, seed, run.epochs)
     model.compile(
-        keras.optimizers.Adam(learning_rate), loss, metrics=[accuracy], jit_compile=_jit(classifier)
+        keras.optimizers.Adam(learning_rate),
+        loss,
+        weighted_metrics=[accuracy],
+        **_speed(classifier, len(batches)),
     )
     if run.epochs:
         restore(model, run.state)
@@ -133,21 +139,30 @@ def fit_classifier(
     callbacks = [Recorder(run, path if resumable else None)]
     if progress:
         callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
-    batches = ViewBatches(views, targets, batch_size, seed, run.epochs)
-    model.fit(
-        batches,
-        validation_data=validation,
-        initial_epoch=run.epochs,
-        epochs=epochs,
-        shuffle=False,  # ViewBatches shuffles, from its own seed
-        verbose=0,
-        callbacks=callbacks,
-    )
+    try:
+        model.fit(
+            batches,
+            validation_data=held_out,
+            initial_epoch=run.epochs,
+            epochs=epochs,
+            shuffle=False,  # ViewBatches shuffles, from its own seed
+            verbose=0,
+            callbacks=callbacks,
+        )
+    except Exception as error:  # each backend has its own class for it
+        if not out_of_memory(error):
+            raise
+        # A smaller batch is another fit, so that it is not chosen here.
+        raise MemoryError(
+            f"Batches of {batch_size} do not fit the device; try a smaller batch_size."
+        ) from error
     if path is not None:
         run.state, run.optimizer, run.finished = values(model), [], True
         save_run(path, run)
     release(model.optimizer.variables)
-    batches.views = batches.targets = None  # TensorFlow keeps the generator that reads them
+    for kept in (batches, held_out):  # TensorFlow keeps the generators that read them
+        if kept is not None:
+            kept.views = kept.targets = None
     return Fit(run.history, run.seconds, run.best)
 
 
@@ -161,40 +176,24 @@ def apply_best(classifier, fit, inputs):
         classifier.set_weights(last)
 
 
-def _jit(classifier):
-    """Whether XLA compiles the fit: for dense heads on a CPU it does, elsewhere Keras decides.
+def _batches(views, targets, validation, batch_size, seed, epoch):
+    """The training batches, shuffled from `epoch` on, and the validation batches in order, or None."""
+    devices = data_parallel_size()
+    held_out = None
+    if validation is not None:
+        size = max(batch_size, 32 // devices * devices)
+        held_out = ViewBatches(validation[0][None], validation[1], size, None, multiple_of=devices)
+    return ViewBatches(views, targets, batch_size, seed, epoch, devices), held_out
+
+
+def _speed(classifier, steps):
+    """How Keras compiles the fit: for dense heads on a CPU all steps of an epoch in one program of XLA.
 
     It fuses Adam's passes over the 6.4 million weights of a VGG head, which halves the time. The random
-    numbers of dropout are slow in it, and so are convolutions.
+    numbers of dropout are slow in it, and so are convolutions. Elsewhere Keras decides.
     """
     kinds = (keras.layers.InputLayer, keras.layers.Dense)
     dense = all(isinstance(layer, kinds) for layer in classifier.layers)
-    return True if dense and not has_gpu() else "auto"
-
-
-def cross_validate(build, views, targets, folds, label="", progress=True, **settings):
-    """Fit a new classifier on each fold's training part, and predict the part held out.
-
-    Parameters
-    ----------
-    build : function () -> a new, untrained keras.Model; it is emptied after its fold.
-    views : [k, n, ...]; the held-out part is scored on the first view only.
-    targets : as for `fit_classifier`, [n, ...].
-    folds : list of (training indices, held-out indices).
-    settings : the remaining arguments of `fit_classifier`.
-
-    Returns
-    -------
-    probabilities : float32 [n, outputs], of each image by the model that did not train on it.
-    fits : list of Fit, one a fold.
-    """
-    probabilities, fits = np.full(targets.shape, np.nan, "float32"), []
-    for train, rest in tqdm(folds, desc=label, file=sys.stdout, leave=False, disable=not progress):
-        classifier = build()
-        held_out = (views[0, rest], targets[rest])
-        fits.append(
-            fit_classifier(classifier, views[:, train], targets[train], held_out, progress=False, **settings)
-        )
-        probabilities[rest] = apply(classifier, views[0, rest])
-        release(classifier.variables)
-    return probabilities, fits
+    if dense and not has_gpu():
+        return {"jit_compile": True, "steps_per_execution": steps}
+    return {"jit_compile": "auto"}

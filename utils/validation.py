@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -27,18 +28,17 @@ def held_out_probabilities(estimator, features, image_set, n_splits, seed, repea
     """
     if not grouped:
         image_set = replace(image_set, patients=image_set.files)
-    return np.stack(
-        [
-            cross_val_predict(
-                clone(estimator),
-                features,
-                image_set.labels,
-                cv=grouped_folds(image_set, n_splits, seed + repeat),
-                method="predict_proba",
-            )
-            for repeat in range(repeats)
-        ]
+    calls = (
+        delayed(cross_val_predict)(
+            clone(estimator),
+            features,
+            image_set.labels,
+            cv=grouped_folds(image_set, n_splits, seed + repeat),
+            method="predict_proba",
+        )
+        for repeat in range(repeats)
     )
+    return np.stack(Parallel()(calls))
 
 
 def repeated_scores(probabilities, labels, groups, resamples=500, seed=0):
@@ -102,6 +102,7 @@ def permutation_test(estimator, features, image_set, n_splits, seed, permutation
     of_unit = np.empty(len(units), image_set.labels.dtype)
     of_unit[unit] = image_set.labels
     rng = np.random.default_rng(seed)
-    null = np.array([accuracy(rng.permutation(of_unit)[unit]) for _ in range(permutations)])
+    draws = (rng.permutation(of_unit)[unit] for _ in range(permutations))
+    null = np.array(Parallel()(delayed(accuracy)(labels) for labels in draws))
     observed = accuracy(image_set.labels)
     return float(observed), null, float((1 + (null >= observed).sum()) / (1 + permutations))
