@@ -1,14 +1,17 @@
-# make run   set up a virtual environment and execute the notebooks; results go to executed/
-# make test  lint, unit tests, and the notebooks in a quick profile on phantoms
+# make run         set up a virtual environment and execute the notebooks; results go to executed/
+# make report      both executed notebooks and the source of utils as one HTML page and one PDF, in report/
+# make submission  submission.zip: all tracked files, and the report's PDF if it was made
+# make test        lint, unit tests, and the notebooks in a quick profile on phantoms
 # Both take PYTHON=python3.12 for another interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= executed
+CODE ?= $(wildcard utils/*.py)
 NOTEBOOKS = $(wildcard Task1_binary.ipynb Task2_multiclass.ipynb)
 
-.PHONY: run test lint bench clean
+.PHONY: run report submission test lint bench clean
 
 $(VENV)/.installed: requirements.txt
 	@echo "Setting up $(VENV) (once; some minutes, depending on the network) ..."
@@ -19,6 +22,12 @@ $(VENV)/.installed: requirements.txt
 
 run: $(VENV)/.installed
 	$(BIN)/python tools/execute.py --out $(OUT) $(NOTEBOOKS)
+
+report: $(VENV)/.installed
+	$(BIN)/python tools/report.py --out report $(if $(CODE),--code $(CODE))
+
+submission:
+	$(PYTHON) tools/submission.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -33,4 +42,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/task1_pipeline.py
 
 clean:
-	rm -rf $(VENV) executed .pytest_cache .ruff_cache
+	rm -rf $(VENV) executed report submission.zip .pytest_cache .ruff_cache
