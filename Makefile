@@ -2,7 +2,7 @@
 # make report      both executed notebooks and the source of utils as one HTML page and one PDF, in report/
 # make submission  submission.zip: all tracked files, and the report's PDF if it was made
 # make test        lint, unit tests, and the notebooks in a quick profile on phantoms
-# Both take PYTHON=python3.12 for another interpreter (3.11 to 3.13).
+# All take PYTHON=python3.12 for another interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
