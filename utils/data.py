@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .images import git_blob_sha1, read_xrays
 from .sources import CLASS_TITLES as CLASS_TITLES  # the notebooks import these from here
-from .sources import REMEDY, TASK_CLASSES, DataError, Source, is_image, name_some, patient_of, read_manifest
+from .sources import REMEDY, TASK_CLASSES, DataError, Source, images_in, name_some, patient_of, read_manifest
 from .sources import default_cache as default_cache
 from .sources import describe_source as describe_source
 from .sources import find_source as find_source
@@ -78,21 +78,14 @@ def _list_files(root: Path, task: str, split: str) -> tuple[list[str], list[int]
     if task not in TASK_CLASSES:
         raise DataError(f"Unknown task {task!r}; expected one of {', '.join(TASK_CLASSES)}")
     folder, classes = root / task / split, TASK_CLASSES[task]
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder} is missing. {REMEDY}")
-    there = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if unexpected := sorted(there - set(classes)):
-        raise DataError(
-            f"{folder} holds the unexpected folder {name_some(unexpected)}; the classes are "
-            f"{', '.join(classes)}. Remedy: rename it or take it out."
-        )
-    files, labels = [], []
+    found, files, labels = images_in(folder, classes), [], []
     for label, name in enumerate(classes):
-        found = sorted(path.name for path in folder.glob(f"{name}/*") if is_image(path))
-        if not found:
+        if not found.get(name):
             raise DataError(f"{folder / name} is missing or holds no image. {REMEDY}")
-        files += [f"{task}/{split}/{name}/{file}" for file in found]
-        labels += [label] * len(found)
+        files += [f"{task}/{split}/{name}/{file}" for file in found[name]]
+        labels += [label] * len(found[name])
     return files, labels
 
 
@@ -119,7 +112,7 @@ def load_images(
     DataError
         A folder is missing, empty or unexpected, or a file is not the one that its name promises.
     ImageError
-        A file cannot be decoded.
+        A file cannot be read or decoded.
     """
     files, labels = _list_files(source.root, task, split)
     digests = [git_blob_sha1(source.root / file) for file in files]

@@ -11,7 +11,7 @@ import numpy as np
 from .data import ImageSet
 from .download import DownloadError, by_content, fetch_files
 from .images import git_blob_sha1, read_xrays
-from .sources import DataError, Known, default_cache, is_image, name_some, patient_of, read_manifest
+from .sources import DataError, Known, default_cache, images_in, name_some, patient_of, read_manifest
 
 CLASSES = ("covid", "normal", "pneumonia")
 # Ozturk et al. (2020). The second is not pinned and need not be: files are known by their hashes alone.
@@ -41,8 +41,8 @@ def _find(requested: str | None, cache: Path, local: Path, download: bool, progr
     wish = (requested or "").strip()
     if wish.lower() == "none":
         return None, "XRAY_EXTERNAL=none asks for no external test."
-    root = Path(wish or local).expanduser()
-    if root.is_dir():
+    root = Path(os.path.expanduser(wish or local))
+    if os.path.isdir(root):
         return root, f"folder {root.resolve().name}"
     if wish:
         raise FileNotFoundError(f"XRAY_EXTERNAL={wish} is no folder. Remedy: {REMEDY}")
@@ -58,21 +58,12 @@ def _find(requested: str | None, cache: Path, local: Path, download: bool, progr
 
 def _list_files(root: Path) -> list[str]:
     """Relative paths, sorted by class and name."""
-    classes = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if unexpected := sorted(classes - set(CLASSES)):
-        raise DataError(
-            f"{root} holds the unexpected folder {name_some(unexpected)}; the classes are "
-            f"{', '.join(CLASSES)}. Remedy: rename it or take it out."
-        )
-    if classes <= {"pneumonia"}:
+    found = images_in(root, CLASSES)
+    if set(found) <= {"pneumonia"}:
         raise DataError(f"{root} holds neither covid/ nor normal/. Remedy: {REMEDY}")
-    files = []
-    for name in sorted(classes):
-        found = sorted(path.name for path in (root / name).iterdir() if is_image(path))
-        if not found:
-            raise DataError(f"{root / name} holds no image. Remedy: {REMEDY}")
-        files += [f"{name}/{file}" for file in found]
-    return files
+    if empty := [name for name in found if not found[name]]:
+        raise DataError(f"{root / empty[0]} holds no image. Remedy: {REMEDY}")
+    return [f"{name}/{file}" for name, files in found.items() for file in files]
 
 
 def _patient_of(file: str) -> str:
@@ -111,7 +102,7 @@ def load_external(
     DataError
         A folder is unexpected, empty or wholly of the challenge, or a downloaded file has been changed.
     ImageError
-        A file cannot be decoded.
+        A file cannot be read or decoded.
     """
     cache = default_cache() if cache_dir is None else Path(cache_dir)
     root, where = _find(requested, cache, Path(local), download, progress)

@@ -1,4 +1,4 @@
-"""Decode radiographs: any file that Pillow reads becomes an RGB array of one size, or an error that helps."""
+"""Decode radiographs: a file of any usual format becomes an RGB array of one size, or an error that helps."""
 
 import hashlib
 import os
@@ -13,6 +13,8 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+# No other decoder is let near a file, whatever its name: Pillow would run Ghostscript on PostScript, say.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 DECODER_VERSION = 1  # part of the cache's name: raise it whenever the same file would decode to other pixels
 
 
@@ -20,9 +22,20 @@ class ImageError(ValueError):
     """A file that cannot be decoded; the message names the file, the cause and the remedy."""
 
 
+def _bad_file(path: str | os.PathLike, cause: str) -> ImageError:
+    remedy = "make it readable, restore it, or take it out of its folder"
+    return ImageError(f"{os.fspath(path)} {cause}. Remedy: {remedy}.")
+
+
 def git_blob_sha1(path_or_bytes: str | os.PathLike | bytes) -> str:
-    """Hash a file, or its content, as git does: 40 hex digits that a public repository's blobs bear, too."""
-    content = path_or_bytes if isinstance(path_or_bytes, bytes) else Path(path_or_bytes).read_bytes()
+    """Hash a file, or its content, as git does: 40 hex digits that a public repository's blobs bear, too.
+
+    Raises ImageError if the file cannot be read.
+    """
+    try:
+        content = path_or_bytes if isinstance(path_or_bytes, bytes) else Path(path_or_bytes).read_bytes()
+    except OSError as error:
+        raise _bad_file(path_or_bytes, f"cannot be read: {error.strerror or error}") from error
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -60,19 +73,17 @@ def _grey_or_rgb(image: Image.Image, is_png: bool) -> Image.Image:
 def _decode(path: str | os.PathLike, size: int) -> np.ndarray:
     """Decode one file; expects that DecompressionBombWarning is an error."""
     try:
-        with Image.open(path) as image:  # an animation stands at its first frame
+        with Image.open(path, formats=FORMATS) as image:  # an animation stands at its first frame
             is_png = image.format == "PNG"
             image = _grey_or_rgb(ImageOps.exif_transpose(image), is_png)
     except Exception as error:  # on broken bytes Pillow's plugins raise nearly anything
         if isinstance(error, Image.UnidentifiedImageError):
-            cause = "is empty" if os.path.getsize(path) == 0 else "is no image that Pillow knows"
+            cause = "is empty" if os.path.getsize(path) == 0 else f"is no image ({', '.join(FORMATS)})"
         elif isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
             cause = "has far too many pixels (decompression bomb)"
         else:
             cause = f"cannot be decoded: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-        raise ImageError(
-            f"{os.fspath(path)} {cause}. Remedy: restore the file, or take it out of its folder."
-        ) from error
+        raise _bad_file(path, cause) from error
     # Pillow widens the filter's support when it shrinks, so that bilinear resizing does not alias here.
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
 
@@ -82,7 +93,7 @@ def read_xray(path: str | os.PathLike, size: int = 224) -> np.ndarray:
 
     Parameters
     ----------
-    path : file of any format and mode that Pillow reads; EXIF orientation is applied
+    path : file of one of `FORMATS`, in any mode; EXIF orientation is applied
     size : side of the result in pixels
 
     Returns
@@ -92,7 +103,7 @@ def read_xray(path: str | os.PathLike, size: int = 224) -> np.ndarray:
     Raises
     ------
     ImageError
-        The file is missing, empty, truncated, no image, or has too many pixels.
+        The file is missing, unreadable, empty, truncated, no image, or has too many pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -104,7 +115,7 @@ def _load_cache(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         images = np.load(file, allow_pickle=False)
         return images if images.shape == shape and images.dtype == np.uint8 else None
-    except (OSError, ValueError, EOFError, AttributeError):  # absent, cut off, a pickle, an .npz
+    except Exception:  # absent, cut off, a pickle, half an .npz: on broken bytes NumPy raises nearly anything
         return None
 
 

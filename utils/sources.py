@@ -95,8 +95,29 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Leave out desktop.ini, Thumbs.db, hidden files and the like: they come with the course's archive."""
-    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    """Leave out desktop.ini, Thumbs.db, hidden files and the like: they come with the course's archive.
+
+    A link counts even where it leads nowhere: reading it then names it, and no image is lost silently.
+    """
+    there = os.path.isfile(path) or os.path.islink(path)
+    return there and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def images_in(root: Path, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Sorted names of the images in each class folder that `root` holds; an empty folder has an empty list.
+
+    Raises DataError if there is another folder, or one that cannot be listed.
+    """
+    try:
+        folders = [p.name for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+        if unexpected := [name for name in folders if name not in classes]:
+            raise DataError(
+                f"{root} holds the unexpected folder {name_some(unexpected)}; the classes are "
+                f"{', '.join(classes)}. Remedy: rename it or take it out."
+            )
+        return {name: sorted(p.name for p in (root / name).iterdir() if is_image(p)) for name in folders}
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}. Remedy: make it readable.") from error
 
 
 def describe_source(source: Source, tasks: Sequence[str] = ("two", "all")) -> list[str]:
@@ -121,7 +142,7 @@ def _described(root: Path, kind: str) -> Source:
 
 
 def _holds_tasks(root: Path) -> bool:
-    return all((root / task).is_dir() for task in TASK_CLASSES)
+    return all(os.path.isdir(root / task) for task in TASK_CLASSES)
 
 
 def find_source(
@@ -144,13 +165,14 @@ def find_source(
     Raises
     ------
     FileNotFoundError, DataError
-        `requested` is no folder, or lacks two/ or all/. What the user asks for is never replaced.
+        `requested` is no folder, or lacks two/ or all/: what the user asks for is never replaced. Or there
+        are no images, and phantoms cannot be written to the cache.
     """
     cache = default_cache() if cache_dir is None else Path(cache_dir)
     wish = (requested or "").strip()
     if wish and wish.lower() != "phantom":
-        root = Path(wish).expanduser()
-        if not root.is_dir():
+        root = Path(os.path.expanduser(wish))  # unlike Path's own, it never raises
+        if not os.path.isdir(root):
             raise FileNotFoundError(f"XRAY_DATA={wish} is no folder. {REMEDY}")
         if not _holds_tasks(root):
             raise DataError(f"XRAY_DATA={wish} lacks two/ or all/. {REMEDY}")
@@ -169,4 +191,10 @@ def find_source(
             if _holds_tasks(cache / "challenge"):  # incomplete, but real
                 return _described(cache / "challenge", "download")
             why = str(error)
-    return Source(write_phantoms(cache / "phantoms"), "phantom", (why,))
+    try:
+        return Source(write_phantoms(cache / "phantoms"), "phantom", (why,))
+    except OSError as error:
+        raise DataError(
+            f"{why}\nNor can phantoms be written to {cache / 'phantoms'}: {error.strerror or error}. Remedy: "
+            "make room there, or set XRAY_CACHE to another folder."
+        ) from error
