@@ -1,4 +1,4 @@
-"""The notebooks' cells, by their syntax: what is run alone, twice or out of order must not give other numbers."""
+"""The notebooks' cells, by their syntax: run alone, twice or out of order, they give no other numbers."""
 
 import ast
 import builtins
@@ -97,7 +97,8 @@ def reused(cells):
     for number, cell in enumerate(cells):
         for name in cell.sets:
             writers[name].append(number)
-    return {name for k, cell in enumerate(cells) for name in cell.needs if max(writers[name], default=-1) >= k}
+    read = [(name, number) for number, cell in enumerate(cells) for name in cell.needs]
+    return {name for name, number in read if max(writers[name], default=-1) >= number}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
