@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import symtable
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,17 +23,43 @@ CHANGED = {
 REUSED = {"Task1_binary": set(), "Task2_multiclass": {"inputs", "points", "table"}}
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+FUNCTIONS = (ast.FunctionDef, ast.Lambda)
+
+
+def free(node):
+    """Names that a syntax node takes from outside. (`symtable` would tell, but differs between Pythons.)"""
+    inner = set().union(*map(free, ast.iter_child_nodes(node)))
+    if isinstance(node, ast.Name):
+        return {node.id} if isinstance(node.ctx, ast.Load) else set()
+    if isinstance(node, ast.AugAssign):
+        return inner | targets(node.target)
+    if isinstance(node, COMPREHENSIONS):
+        return inner - {name for generator in node.generators for name in targets(generator.target)}
+    if isinstance(node, FUNCTIONS):
+        outside = set().union(*map(free, node.args.defaults + node.args.kw_defaults))
+        own = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
+        own |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        return inner - own | outside
+    return inner
+
+
+def stored(node):
+    """Names that a statement sets, those of comprehensions and functions left out."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, ast.Name):
+        return {node.id} if isinstance(node.ctx, ast.Store) else set()
+    if isinstance(node, (*COMPREHENSIONS, ast.Lambda)):
+        return set()
+    return set().union(*map(stored, ast.iter_child_nodes(node)))
+
+
 def names(node):
     """Names that a statement or expression takes from outside, and names that it sets."""
-    scopes = [symtable.symtable(ast.unparse(node), "cell", "exec")]
-    symbols = scopes[0].get_symbols()
-    written = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    read = {s.get_name() for s in symbols if s.is_referenced()}
-    read |= {n.target.id for n in ast.walk(node) if isinstance(n, ast.AugAssign) and hasattr(n.target, "id")}
-    for scope in scopes:  # grows: functions, lambdas and comprehensions, and those in them
-        scopes += scope.get_children()
-        read |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
-    return read - set(dir(builtins)), written
+    return free(node) - set(dir(builtins)), stored(node)
 
 
 def targets(node):
@@ -150,6 +175,8 @@ def test_no_name_that_is_read_means_something_else_later(path, sources):
         ("from utils import data\nimport os.path\ndata.f(os)", set(), {"data", "os"}),
         ("if q:\n    a = 1\nd = {**s, 'k': [v for v in w]}", {"q", "s", "w"}, {"a", "d"}),
         ("x = {k: {j: f for j in b} for k in a}", {"a", "b", "f"}, {"x"}),
+        ("a, (b, *c) = d\ne.f = g[h] = i", set("deghi"), set("abc")),
+        ("n += 1", {"n"}, {"n"}),
     ],
 )
 def test_names_are_found(source, needs, sets):

@@ -1,5 +1,6 @@
-"""README and model card: their numbers are those of the notebooks, their commands and files exist."""
+"""README, model card, faults: numbers are those of the notebooks, commands, files and tests exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README, CARD = (ROOT / name for name in ("README.md", "MODEL_CARD.md"))
+README, CARD, FAULTS = (ROOT / name for name in ("README.md", "MODEL_CARD.md", "FAULTS.md"))
 SCORE = re.compile(r"(?<![\d.])[01]\.\d{3}(?!\d)")  # scores are printed with three digits
 
 
@@ -61,3 +62,46 @@ def test_every_variable_that_the_code_reads_is_in_the_readme():
     read = set(re.findall(r"""environ(?:\.get\(|\[)\\?["'](XRAY_\w+)""", code))
     assert {"XRAY_DATA", "XRAY_WEIGHTS", "XRAY_PROFILE"} <= read
     assert not [name for name in read if f"`{name}`" not in README.read_text(encoding="utf-8")]
+
+
+def fault_rows():
+    """The cells of each row of the table of faults, without its two lines of heading."""
+    table = [line for line in FAULTS.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
+
+
+def functions_of(path):
+    return {
+        n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)
+    }
+
+
+def test_every_fault_has_a_result_and_a_test_that_exists():
+    rows, named = fault_rows(), []
+    assert not [row for row in rows if len(row) != 4 or not all(row)]
+    for *_, cell in rows:
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", cell)
+        assert tests and cell == ", ".join(f"`{file}::{test}`" for file, test in tests), cell
+        named += tests
+    assert not [(file, test) for file, test in named if test not in functions_of(ROOT / "tests" / file)]
+
+
+def test_the_counts_of_faults_and_of_fuzzed_cases_are_right():
+    text = FAULTS.read_text(encoding="utf-8")
+    assert int(re.search(r"^(\d+) faults", text, re.MULTILINE)[1]) == len(fault_rows())
+    fuzz = (ROOT / "tests" / "test_fuzz.py").read_text(encoding="utf-8")
+    cases = sum(map(int, re.findall(r"max_examples=(\d+)", fuzz)))
+    assert int(re.search(r"([\d,]+) cases", text)[1].replace(",", "")) == cases
+
+
+@pytest.mark.parametrize("file", ["test_faults.py", "test_fuzz.py", "test_cells.py"])
+def test_no_fault_that_is_tried_is_missing_from_the_table(file):
+    """Left out are the tests of these tests: that the checks see what they should."""
+    tried = {name for name in functions_of(ROOT / "tests" / file) if name.startswith("test_")}
+    own = {
+        "test_changes_in_place_are_found",
+        "test_names_are_found",
+        "test_names_with_two_meanings_are_found",
+        "test_the_planted_archive_is_taken_where_nothing_is_wrong_with_it",
+    }
+    assert not tried - own - set(re.findall(r"::(test_\w+)`", FAULTS.read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import errno
+import importlib.util
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image, PngImagePlugin
 
 from utils import download, images, runs, sources, weights
@@ -157,6 +160,7 @@ def test_all_eight_exif_orientations(orientation, suffix, tmp_path):
     assert np.array_equal(read_xray(tmp_path / f"x.{suffix}", 4)[:, :, 0], UPRIGHT[orientation](stored))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\0\1\1\x12\0\2"])
 def test_an_exif_block_that_is_broken_costs_no_pixels(exif, tmp_path):
     GREY.save(tmp_path / "x.jpg", exif=b"Exif\0\0" + exif)
@@ -333,12 +337,8 @@ def test_a_slow_server_is_waited_for_as_long_as_it_sends(serve, tmp_path, monkey
     monkeypatch.setattr(download, "TIMEOUT", (1, 1))
     content = archive(FILES)
     pieces = [content[k : k + 20] for k in range(0, len(content), 20)]
-    url = serve(pieces, lambda: wait(0.01))
+    url = serve(pieces, lambda: time.sleep(0.01))
     assert below(fetch_challenge(tmp_path, MANIFEST, [url], progress=False)) == FILES
-
-
-def wait(seconds):
-    threading.Event().wait(seconds)
 
 
 def test_a_server_that_stalls_in_the_middle_is_given_up(serve, tmp_path, monkeypatch):
@@ -370,9 +370,8 @@ def plant(monkeypatch):
 
 
 def fetch(folder, pick=by_path):
-    return fetch_files(
-        folder / "challenge", MANIFEST, ["https://one.example/x.zip"], "It", "wait.", pick, False
-    )
+    urls = ["https://one.example/x.zip"]
+    return fetch_files(folder / "challenge", MANIFEST, urls, "It", "wait.", pick, progress=False)
 
 
 @pytest.mark.parametrize("pick", [by_path, by_content])
@@ -397,13 +396,13 @@ def test_a_member_whose_data_is_broken_is_a_reason(pick, method, plant, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("offset", [6, 8])  # its flags: encrypted; its method: none that there is
-def test_a_member_that_cannot_be_unpacked_is_a_reason(offset, plant, tmp_path):
+@pytest.mark.parametrize(("offset", "bits", "word"), [(6, 0x01, "encrypted"), (8, 0x60, "method")])
+def test_a_member_that_cannot_be_unpacked_is_a_reason(offset, bits, word, plant, tmp_path):
     content = bytearray(archive(FILES))
     for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
-        content[content.index(signature) + offset + shift] |= 0x61
+        content[content.index(signature) + offset + shift] |= bits
     plant(bytes(content))
-    with pytest.raises(DownloadError, match="encrypt|method|password"):
+    with pytest.raises(DownloadError, match=word):
         fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -469,6 +468,18 @@ def test_an_interrupted_write_of_a_run_leaves_the_last_state(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path] and runs.load_run(path).history == first.history
 
 
+@pytest.mark.parametrize("fault", [no_space, interrupt])
+def test_an_executed_notebook_is_replaced_by_a_whole_one_or_not_at_all(fault, tmp_path, monkeypatch):
+    specification = importlib.util.spec_from_file_location("execute", ROOT / "tools" / "execute.py")
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    (tmp_path / "x.ipynb").write_text("the last run's")
+    monkeypatch.setattr(os, "replace", fault)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        tool.write(new_notebook(cells=[new_code_cell("1")]), "x", tmp_path)
+    assert (tmp_path / "x.ipynb").read_text() == "the last run's" and not (tmp_path / "x.html").exists()
+
+
 KILLED = """
 import os, sys, zipfile
 from pathlib import Path
@@ -492,9 +503,7 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole(what, call, plant, 
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, what, call], cwd=ROOT, env=os.environ)
     assert killed.returncode == 9
     left = set(below(tmp_path / "cache"))
-    assert (
-        left and not (tmp_path / "cache/challenge").exists()
-    )  # a whole file under a name that is never read
+    assert left and not (tmp_path / "cache/challenge").exists()  # left under a name that is never read
     if what == "cache":
         paths = [tmp_path / "x.png"]
         assert (read_xrays(paths, 4, cache_dir=tmp_path / "cache", progress=False) == 90).all()

@@ -25,7 +25,7 @@ MODES = {
     "gif": ["L", "P", "RGB"],
     "jpeg": ["L", "RGB", "CMYK"],
     "png": ["1", "I;16", "L", "LA", "P", "RGB", "RGBA"],
-    "tiff": ["1", "CMYK", "F", "I", "I;16", "L", "LA", "P", "RGB", "RGBA", "YCbCr"],
+    "tiff": ["1", "CMYK", "F", "I", "I;16", "L", "LA", "P", "RGB", "RGBA"],
     "webp": ["RGB", "RGBA"],
 }
 KINDS = [(suffix, mode) for suffix, modes in MODES.items() for mode in modes]
@@ -85,7 +85,7 @@ def decode(content, size=5):
             lambda: read_xrays([path], size, n_jobs=1, progress=False)[0],
         ):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # Pillow's on broken metadata
+                warnings.simplefilter("ignore")  # Pillow's on broken metadata, NumPy's on NaN
                 try:
                     results.append(read())
                 except ImageError as error:
