@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils import download, images
+from utils import download, images, runs
 from utils.download import DownloadError, by_content, by_path, fetch_files
 from utils.images import ImageError, git_blob_sha1, read_xray, read_xrays
 
@@ -140,6 +140,22 @@ def test_a_damaged_cache_is_made_anew_or_has_its_shape(content):
         Path(folder, "x.npy").write_bytes(content)
         found = images._load_cache(Path(folder, "x.npy"), CACHED.shape)
     assert found is None or (found.shape == CACHED.shape and found.dtype == np.uint8)
+
+
+RUN = runs.Run({"loss": [1.0, 0.5]}, 2.0, [np.ones((2, 3)), np.zeros(4)], [np.ones(2)], [np.ones(3)])
+
+
+@settings(max_examples=500, **EASY)
+@given(st.data())
+@example(None)
+def test_a_damaged_run_is_trained_anew_or_whole(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run-0.npz")
+        runs.save_run(path, RUN)
+        broken = npy(CACHED) if data is None else data.draw(damaged(st.just(path.read_bytes())))
+        path.write_bytes(broken)
+        found = runs.load_run(path)
+    assert found is None or repr(found) == repr(RUN)
 
 
 # Archives

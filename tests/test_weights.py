@@ -1,5 +1,7 @@
 """Weights: what is loaded where, what is said about the rest, and broken files that are named, not used."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -190,6 +192,13 @@ def test_values_that_are_no_floats_are_refused(values, folder):
         load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
 
 
+def npy(good):
+    """A sound file of the other format, which holds one array without a name."""
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(1))
+    return stream.getvalue()
+
+
 def flipped(good):
     """The file with one bit changed in the middle of its data."""
     return good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :]
@@ -198,8 +207,14 @@ def flipped(good):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize(
     "spoil",
-    [lambda good: good[: len(good) // 2], lambda good: b"version https://git-lfs", lambda good: b"", flipped],
-    ids=["truncated", "not a zip", "empty", "one bit"],
+    [
+        lambda good: good[: len(good) // 2],
+        lambda good: b"version https://git-lfs",
+        lambda good: b"",
+        flipped,
+        npy,
+    ],
+    ids=["truncated", "not a zip", "empty", "one bit", "an .npy"],
 )
 def test_corrupt_file_is_named_with_the_remedy(spoil, save, tmp_path):
     path = tmp_path / "file.npz"

@@ -4,7 +4,6 @@ import ast
 import importlib.metadata
 import json
 import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,12 +102,12 @@ def load_run(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         record = json.loads(str(arrays.pop("record")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        lists = {name: [] for name in ("state", "optimizer", "best")}
+        for name in sorted(arrays):
+            lists[name[:-4]].append(arrays[name])
+        best = lists["best"] or None
+        return Run(
+            record["history"], record["seconds"], lists["state"], lists["optimizer"], best, record["finished"]
+        )
+    except Exception:  # on broken bytes NumPy and zipfile raise nearly anything
         return None
-    lists = {name: [] for name in ("state", "optimizer", "best")}
-    for name in sorted(arrays):
-        lists[name[:-4]].append(arrays[name])
-    best = lists["best"] or None
-    return Run(
-        record["history"], record["seconds"], lists["state"], lists["optimizer"], best, record["finished"]
-    )
