@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -105,3 +107,23 @@ def test_no_fault_that_is_tried_is_missing_from_the_table(file):
         "test_the_planted_archive_is_taken_where_nothing_is_wrong_with_it",
     }
     assert not tried - own - set(re.findall(r"::(test_\w+)`", FAULTS.read_text(encoding="utf-8")))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_badge_command_fills_in_the_address_and_nothing_else(tmp_path):
+    names = ["README.md", "Makefile", "Task1_binary.ipynb", "Task2_multiclass.ipynb"]
+    for name in names:
+        shutil.copy(ROOT / name, tmp_path)
+    before = {name: (tmp_path / name).read_text(encoding="utf-8").splitlines() for name in names}
+    if "OWNER/NAME" not in "".join(before["README.md"]):
+        pytest.skip("the address has been filled in")
+    assert subprocess.run(["make", "badge"], cwd=tmp_path, capture_output=True).returncode != 0
+    subprocess.run(["make", "badge", "REPOSITORY=a-b/c.d"], cwd=tmp_path, check=True, capture_output=True)
+    after = {name: (tmp_path / name).read_text(encoding="utf-8").splitlines() for name in names}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name in names[2:]:
+        ((old, new),) = [(a, b) for a, b in zip(before[name], after[name], strict=True) if a != b]
+        assert 'REPOSITORY = \\"\\"' in old and 'REPOSITORY = \\"https://github.com/a-b/c.d\\"' in new
+    badges = [line for line in after["README.md"] if line.startswith("[![")]
+    assert all(any(f"/github/a-b/c.d/blob/main/{name}" in line for line in badges) for name in names[2:])
+    assert "<!--" not in (text := "\n".join(after["README.md"])) and "OWNER/NAME" not in text
