@@ -6,7 +6,7 @@ import numpy as np
 from utils.features import apply
 from utils.losses import BinaryFocalLoss
 from utils.models import build_binary_head
-from utils.training import cross_validate
+from utils.studies import cross_validate
 
 
 def test_applied_network_neither_drops_units_nor_normalises_by_the_batch():

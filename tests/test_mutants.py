@@ -79,20 +79,20 @@ MUTANTS = {
     ),
     "targets out of step with images": (
         "features.py",
-        "rows], self.targets[rows]",
-        "rows], self.targets[np.sort(rows)]",
+        "rows]), self.targets[rows]",
+        "rows]), self.targets[np.sort(rows)]",
         "test_training.py::test_images_themselves_and_one_hot_targets_are_cut_alike",
     ),
     "trained on what is held out": (
-        "training.py",
+        "studies.py",
         "views[:, train], targets[train]",
         "views, targets",
-        "test_training.py::test_folds_are_predicted_by_models_that_did_not_see_them",
+        "test_studies.py::test_folds_are_predicted_by_models_that_did_not_see_them",
     ),
     "validation on augmented views": (
-        "training.py",
-        "held_out = (views[0, rest]",
-        "held_out = (views[-1, rest]",
+        "studies.py",
+        "held_out = views[0, rest]",
+        "held_out = views[-1, rest]",
         "test_held_out.py::test_cross_validation_scores_the_images_and_not_their_augmented_views",
     ),
     "last weights taken for the best": (
