@@ -78,3 +78,11 @@ def test_perplexity_counts(clusters, points):
 def test_impossible_perplexity_is_named_with_its_limits(perplexity, clusters):
     with pytest.raises(ValueError, match=f"between 0 and 60, not be {perplexity}"):
         embed_tsne(clusters[0], perplexity, seed=0)
+
+
+def test_equal_features_of_a_collapsed_network_do_not_crash():
+    features, labels = np.full((18, 8), 0.5, "float32"), np.repeat([0, 1], 9)
+    points = embed_tsne(features, 4, 0)
+    assert points.shape == (18, 2) and points.dtype == np.float32 and not points.any()
+    quality = embedding_quality(features, points, labels)
+    assert np.isfinite(list(quality.values())).all() and quality["silhouette"] == 0

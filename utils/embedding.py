@@ -16,7 +16,7 @@ def embed_tsne(features, perplexity, seed):
 
     Returns
     -------
-    float32 [n, 2]
+    float32 [n, 2]; all at the origin where all features are equal, as those of a collapsed network.
 
     Raises
     ------
@@ -25,6 +25,8 @@ def embed_tsne(features, perplexity, seed):
     """
     if not 0 < perplexity < len(features):
         raise ValueError(f"the perplexity must lie between 0 and {len(features)}, not be {perplexity}")
+    if not np.ptp(features, axis=0).any():  # scikit-learn would divide by 0, and the process would crash
+        return np.zeros((len(features), 2), "float32")
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
