@@ -65,8 +65,9 @@ def test_unknown_stage_fails_and_names_the_others(run):
     assert done.returncode == 1 and all(stage in done.stdout for stage in STAGES)
 
 
-def test_all_stages_run_without_a_choice(run):
-    assert list(outcomes(run(""))) == STAGES
+def test_the_test_command_runs_without_a_choice_and_all_stages_on_demand(run):
+    assert list(outcomes(run(""))) == ["test"]
+    assert list(outcomes(run("all"))) == STAGES
 
 
 def test_pins_that_do_not_hold_are_named(tmp_path):
