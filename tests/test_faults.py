@@ -561,4 +561,4 @@ def test_no_code_of_ours_can_load_a_pickle():
                 if called in ("np.load", "np.save"):
                     calls.append(called)
                     assert "allow_pickle=False" in ast.unparse(node), path
-    assert calls.count("np.load") == 3 and calls.count("np.save") == 1
+    assert calls.count("np.load") == 4 and calls.count("np.save") == 1

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = {
     "labels swapped": (
         "data.py",
-        "labels += [label] * len(found)",
-        "labels += [len(classes) - 1 - label] * len(found)",
+        "labels += [label] * len(found[name])",
+        "labels += [len(classes) - 1 - label] * len(found[name])",
         "test_data.py::test_pixels_labels_files_and_patients_are_in_step[train-two]",
     ),
     "patients in two folds": (

@@ -119,7 +119,7 @@ def test_path_of_no_file_is_named_with_the_remedy(tmp_path):
 def test_file_that_is_no_image_is_named_with_the_remedy(tmp_path):
     (tmp_path / "mine.png").write_text("no image")
     path, _ = find_image(str(tmp_path / "mine.png"), "example.png")
-    with pytest.raises(ImageError, match=r"mine.png is no image that Pillow knows. Remedy"):
+    with pytest.raises(ImageError, match=r"mine.png is no image .*Remedy"):
         read_xray(path)
 
 

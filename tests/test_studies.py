@@ -41,7 +41,7 @@ def seeded(seed):
     return build_binary_head(32, seed=seed)
 
 
-def test_FOLDS_are_predicted_by_models_that_did_not_see_them(toy):
+def test_folds_are_predicted_by_models_that_did_not_see_them(toy):
     """Labels of one fold are swapped: that fold is predicted as the others have it, not as itself."""
     views, targets = toy
     swapped = targets.copy()
