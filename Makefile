@@ -50,7 +50,7 @@ regress: $(VENV)/.installed
 	XRAY_FRESH=$${XRAY_FRESH:-1} $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=14400 $(NOTEBOOKS)
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/training_time.py --csv benchmarks/training_time.csv
+	$(BIN)/python benchmarks/training_time.py --course-epochs 3 --csv benchmarks/training_time.csv
 
 # The repository's address for Colab: the README's badges and the form field of the notebooks.
 badge:

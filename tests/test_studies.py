@@ -95,7 +95,7 @@ def test_seeds_are_single_fits_from_their_own_seed(toy):
 
 
 def test_a_dask_cluster_of_two_gives_the_same(toy, monkeypatch):
-    """Folds, seeds and a permutation test on two worker processes, by joblib's own switch alone."""
+    """Folds on two worker processes, by joblib's own switch alone."""
     distributed = pytest.importorskip("distributed")
     views, targets = toy
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))

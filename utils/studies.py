@@ -1,7 +1,7 @@
 """Many fits: folds, variants and seeds, one after the other, or wherever joblib's backend sends them.
 
-`with joblib.parallel_config(backend="dask"):` around a call spreads its fits over a Dask cluster, "ray" over
-Ray, "loky" with `n_jobs` over processes. Every fit has its own seeds, so that the results are the same.
+`with joblib.parallel_config(backend="dask"):` around a call spreads its fits over a Dask cluster, "loky" with
+`n_jobs` over processes. Every fit has its own seeds, so that the results are the same.
 """
 
 import sys
