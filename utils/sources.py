@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
+import platformdirs
 
 from .download import DownloadError, fetch_challenge
 from .phantoms import write_phantoms
@@ -85,7 +85,7 @@ def patient_of(filename: str) -> str:
 
 def default_cache() -> Path:
     """Folder for downloads and decoded images: $XRAY_CACHE, or the user's cache of the platform."""
-    return Path(os.environ.get("XRAY_CACHE") or pooch.os_cache("covid-xrays"))
+    return Path(os.environ.get("XRAY_CACHE") or platformdirs.user_cache_dir("covid-xrays"))
 
 
 def name_some(names: Sequence[str]) -> str:
