@@ -16,3 +16,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "shared" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs the real images of ../shared"))
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Views and targets of `toys.two_classes`."""
+    from toys import two_classes  # here, so that tests without it do not import Keras
+
+    return two_classes()

@@ -1,38 +1,28 @@
 """Executing notebooks: results and summary of a whole run, and a failing cell shown in its place."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-PATH = Path(__file__).resolve().parents[1] / "tools" / "execute.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    specification = importlib.util.spec_from_file_location("execute", PATH)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+import execute
 
 
 @pytest.fixture
-def run(tool, tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch):
     """Write cells as a notebook, execute it, and return the exit status and the folder of the results."""
 
-    def execute(*cells):
+    def call(*cells):
         (tmp_path / "project").mkdir()
         (tmp_path / "project" / "beside.txt").write_text("found beside the notebook")
         nbformat.write(new_notebook(cells=list(cells)), tmp_path / "project" / "small.ipynb")
         out = tmp_path / "some" / "results"
         monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "project" / "small.ipynb"), "--out", str(out)])
-        return tool.main(), out
+        return execute.main(), out
 
     monkeypatch.setenv("JUPYTER_PATH", "")  # main sets it; afterwards it is as it was
-    return execute
+    return call
 
 
 def code(source, *tags):
@@ -82,26 +72,26 @@ def test_failing_cell_is_written_in_its_place(run, capsys):
         ("windows\r\nlines\r\n", "windows\nlines\n"),
     ],
 )
-def test_progress_bars_keep_their_last_state(printed, kept, tool, tmp_path):
+def test_progress_bars_keep_their_last_state(printed, kept, tmp_path):
     outputs = [new_output("stream", name="stdout", text=part) for part in (printed[:4], printed[4:])]
     notebook = new_notebook(cells=[new_code_cell("x", outputs=outputs, execution_count=1)])
-    tool.write(notebook, "bars", tmp_path)
+    execute.write(notebook, "bars", tmp_path)
     (output,) = nbformat.read(tmp_path / "bars.ipynb", as_version=4).cells[0].outputs
     assert output.text.replace("\r\n", "\n") == kept
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 
 
-def test_summary_is_that_of_the_tagged_cell(tool):
+def test_summary_is_that_of_the_tagged_cell():
     cells = [
         new_code_cell("a", outputs=[new_output("stream", text="other")]),
         new_code_cell(
             "b", metadata={"tags": ["summary"]}, outputs=[new_output("stream", text=" two\nlines\n")]
         ),
     ]
-    assert tool.summary(new_notebook(cells=cells)) == "two\nlines"
-    assert tool.summary(new_notebook(cells=cells[:1])) == ""
+    assert execute.summary(new_notebook(cells=cells)) == "two\nlines"
+    assert execute.summary(new_notebook(cells=cells[:1])) == ""
 
 
-def test_what_a_cell_printed_is_shown_without_its_bars(tool):
+def test_what_a_cell_printed_is_shown_without_its_bars():
     bar = new_output("stream", text="0.00B [00:00, ?B/s]\r                   \rImages: download\n")
-    assert tool.printed(new_code_cell("x", outputs=[bar])) == "Images: download"
+    assert execute.printed(new_code_cell("x", outputs=[bar])) == "Images: download"

@@ -3,7 +3,6 @@
 import ast
 import builtins
 import errno
-import importlib.util
 import io
 import os
 import pickle
@@ -23,6 +22,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image, PngImagePlugin
 
+import execute
 from utils import download, images, runs, sources, weights
 from utils.data import load_images, validation_split
 from utils.download import DownloadError, by_content, by_path, fetch_challenge, fetch_files
@@ -470,13 +470,10 @@ def test_an_interrupted_write_of_a_run_leaves_the_last_state(tmp_path, monkeypat
 
 @pytest.mark.parametrize("fault", [no_space, interrupt])
 def test_an_executed_notebook_is_replaced_by_a_whole_one_or_not_at_all(fault, tmp_path, monkeypatch):
-    specification = importlib.util.spec_from_file_location("execute", ROOT / "tools" / "execute.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
     (tmp_path / "x.ipynb").write_text("the last run's")
     monkeypatch.setattr(os, "replace", fault)
     with pytest.raises((OSError, KeyboardInterrupt)):
-        tool.write(new_notebook(cells=[new_code_cell("1")]), "x", tmp_path)
+        execute.write(new_notebook(cells=[new_code_cell("1")]), "x", tmp_path)
     assert (tmp_path / "x.ipynb").read_text() == "the last run's" and not (tmp_path / "x.html").exists()
 
 

@@ -1,26 +1,17 @@
 """The report: all of both notebooks on one page that fetches nothing, with contents that lead somewhere."""
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-PATH = Path(__file__).resolve().parents[1] / "tools" / "report.py"
+import report
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 TABLE = "<style scoped>td { color: red }</style><script>alert(1)</script><table><tr><td>0.5</td></tr></table>"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    specification = importlib.util.spec_from_file_location("report", PATH)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def cells(title):
@@ -58,15 +49,15 @@ def notebooks(tmp_path):
 
 
 @pytest.fixture
-def page(tool, notebooks):
-    return BeautifulSoup(tool.build(notebooks), "html.parser")
+def page(notebooks):
+    return BeautifulSoup(report.build(notebooks), "html.parser")
 
 
 @pytest.fixture
-def run(tool, monkeypatch):
+def run(monkeypatch):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
-        return tool.main()
+        return report.main()
 
     return call
 
@@ -98,10 +89,10 @@ def test_ids_are_unique_and_links_stay_in_their_notebook(page):
     assert [link["href"] for link in links] == [f"#{heading['id']}" for heading in first]
 
 
-def test_every_cell_is_there_in_order(tool, notebooks, page):
+def test_every_cell_is_there_in_order(notebooks, page):
     sources = [c.source for c in cells("First") if c.cell_type == "code"]
     assert [pre.text.rstrip("\n") for pre in page.select(".input pre")] == 2 * sources
-    assert "&lt;b&gt;&amp;&lt;/b&gt;" in tool.build(notebooks)
+    assert "&lt;b&gt;&amp;&lt;/b&gt;" in report.build(notebooks)
     section = page.section.text
     assert (
         section.index("First") < section.index("print(a)") < section.index("A dot") < section.index("plot()")
@@ -128,32 +119,32 @@ def test_formulas_are_mathml_and_code_is_left_alone(page):
     assert page.section.find("code", string="$x$") and page.section.text.count("$") == 2
 
 
-def test_unknown_command_in_a_formula_is_named(tool):
+def test_unknown_command_in_a_formula_is_named():
     with pytest.raises(ValueError, match=r"\\nonsense"):
-        tool.formula(r"a + \nonsense{b}", "inline")
+        report.formula(r"a + \nonsense{b}", "inline")
 
 
-def test_title_of_a_single_notebook_stays_in_the_contents(tool, notebooks):
-    page = BeautifulSoup(tool.build(notebooks[:1]), "html.parser")
+def test_title_of_a_single_notebook_stays_in_the_contents(notebooks):
+    page = BeautifulSoup(report.build(notebooks[:1]), "html.parser")
     assert [a.text for a in page.select("nav a")][:2] == ["Challenge", "First [10 points] & more"]
 
 
-def test_appendix_shows_the_source(tool, notebooks, tmp_path):
+def test_appendix_shows_the_source(notebooks, tmp_path):
     (tmp_path / "losses.py").write_text("def loss():\n    return 1 < 2\n")
-    page = BeautifulSoup(tool.build(notebooks, [tmp_path / "losses.py"]), "html.parser")
+    page = BeautifulSoup(report.build(notebooks, [tmp_path / "losses.py"]), "html.parser")
     assert page.select_one(".listing").text.strip() == "def loss():\n    return 1 < 2"
     entry = page.select("nav a")[-1]
     assert entry.text == page.find(id=entry["href"][1:]).text == f"{tmp_path.name}/losses.py"
 
 
-def test_image_beside_the_notebook_is_embedded_and_others_are_refused(tool, tmp_path):
+def test_image_beside_the_notebook_is_embedded_and_others_are_refused(tmp_path):
     (tmp_path / "dot.svg").write_text("<svg/>")
     path = save(tmp_path / "x.ipynb", [new_markdown_cell("![dot](dot.svg)")])
-    assert 'src="data:image/svg+xml;base64,' in tool.build([path])
+    assert 'src="data:image/svg+xml;base64,' in report.build([path])
     for source in ("https://example.org/dot.png", "absent.png"):
         save(path, [new_markdown_cell(f"![dot]({source})")])
         with pytest.raises(ValueError, match=f"x.ipynb: image {source}"):
-            tool.build([path])
+            report.build([path])
 
 
 def test_missing_notebook_is_named(run, notebooks, tmp_path, capsys):
@@ -190,8 +181,8 @@ def test_browser_that_fails_is_no_success(run, notebooks, tmp_path, monkeypatch,
     assert not (tmp_path / "report.pdf").exists()
 
 
-def test_pdf_begins_each_notebook_on_a_new_page(tool, run, notebooks, tmp_path, capsys):
-    if not tool.find_browser():
+def test_pdf_begins_each_notebook_on_a_new_page(run, notebooks, tmp_path, capsys):
+    if not report.find_browser():
         pytest.skip("needs Chromium")
     assert run(*notebooks, "--out", tmp_path) == 0
     pdf = (tmp_path / "report.pdf").read_bytes()
@@ -199,9 +190,9 @@ def test_pdf_begins_each_notebook_on_a_new_page(tool, run, notebooks, tmp_path, 
     assert "report.pdf" in capsys.readouterr().out
 
 
-def test_committed_notebooks_make_a_report(tool):
+def test_committed_notebooks_make_a_report():
     """Their formulas can be rendered, and nothing in them would be fetched."""
-    text = tool.build(tool.NOTEBOOKS)
+    text = report.build(report.NOTEBOOKS)
     page = BeautifulSoup(text, "html.parser")
     names = [link.text for link in page.select("nav a")]
     assert len(text) < 20e6 and all(any(f"Task {k} " in name for name in names) for k in (1, 2))

@@ -9,32 +9,18 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
+from toys import SETTINGS
+from utils.data import ImageSet
 from utils.features import apply
-from utils.losses import BinaryFocalLoss
 from utils.models import build_binary_head
 from utils.studies import compare_variants, cross_validate, fit_seeds
 from utils.training import fit_classifier
+from utils.validation import permutation_test
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = {
-    "loss": BinaryFocalLoss(from_logits=True),
-    "learning_rate": 1e-3,
-    "epochs": 4,
-    "batch_size": 10,
-    "seed": 3,
-    "progress": False,
-}
 FOLDS = [(np.arange(24, 48), np.arange(24)), (np.arange(24), np.arange(24, 48))]
-
-
-@pytest.fixture(scope="module")
-def toy():
-    """Two separable classes: views [2, n, 32], the second a little shifted, and targets [n, 1]."""
-    rng = np.random.default_rng(0)
-    targets = np.repeat([0.0, 1.0], 24)[rng.permutation(48)].astype("float32")[:, None]
-    plain = rng.normal(size=(48, 32)) + 2 * (2 * targets - 1)
-    return np.stack([plain, plain + rng.normal(0, 0.1, plain.shape)]).astype("float32"), targets
 
 
 def seeded(seed):
@@ -94,27 +80,36 @@ def test_seeds_are_single_fits_from_their_own_seed(toy):
     assert not np.array_equal(*probabilities)
 
 
+def every_study(views, targets):
+    """Folds, seeds and permutations of the toy problem, as arrays."""
+    unseeded = {name: value for name, value in SETTINGS.items() if name != "seed"}
+    of_folds, fits = cross_validate(partial(seeded, 1), views, targets, FOLDS, **SETTINGS)
+    train = views[:, :38], targets[:38], None
+    of_seeds, others = fit_seeds(seeded, (1, 7), *train, views[0, 38:], **unseeded)
+    names = np.arange(48).astype(str)
+    blank = np.zeros((48, 1, 1, 3), "uint8")
+    images = ImageSet(blank, targets[:, 0].astype(int), ("covid", "normal"), names, names)
+    _, permuted, _ = permutation_test(LogisticRegression(), views[0], images, 2, seed=0, permutations=4)
+    losses = np.array([fit.history["loss"] for fit in (*fits, *others)])
+    return {"folds": of_folds, "seeds": of_seeds, "losses": losses, "permutations": permuted}
+
+
 def test_a_dask_cluster_of_two_gives_the_same(toy, monkeypatch):
-    """Folds on two worker processes, by joblib's own switch alone."""
+    """All studies on two worker processes, by joblib's own switch alone."""
     distributed = pytest.importorskip("distributed")
-    views, targets = toy
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    build = partial(build_binary_head, 32, seed=1)
-    here = cross_validate(build, views, targets, FOLDS, **SETTINGS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / name) for name in (".", "tests")))
+    here = every_study(*toy)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
         joblib.parallel_config(backend="dask"),
     ):
         assert len(client.scheduler_info()["workers"]) == 2
-        there = cross_validate(build, views, targets, FOLDS, **SETTINGS)
+        there = every_study(*toy)
         pids = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(4))
     assert os.getpid() not in pids
-    np.testing.assert_allclose(there[0], here[0], atol=1e-6)
-    for one, other in zip(there[1], here[1], strict=True):
-        assert one.history.keys() == other.history.keys()
-        for name, values in one.history.items():
-            np.testing.assert_allclose(values, other.history[name], rtol=1e-5, atol=1e-6)
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 # Several devices

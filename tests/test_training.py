@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from toys import SETTINGS
 from utils import training
 from utils.backend import set_seeds
 from utils.chains import split_at
@@ -19,25 +20,6 @@ from utils.studies import cross_validate
 from utils.training import Fit, fit_classifier
 
 N, BATCH = 23, 5
-
-
-@pytest.fixture(scope="module")
-def toy():
-    """Two separable classes: views [2, n, 32], the second a little shifted, and targets [n, 1]."""
-    rng = np.random.default_rng(0)
-    targets = np.repeat([0.0, 1.0], 24)[rng.permutation(48)].astype("float32")[:, None]
-    plain = rng.normal(size=(48, 32)) + 2 * (2 * targets - 1)
-    return np.stack([plain, plain + rng.normal(0, 0.1, plain.shape)]).astype("float32"), targets
-
-
-SETTINGS = {
-    "loss": BinaryFocalLoss(from_logits=True),
-    "learning_rate": 1e-3,
-    "epochs": 4,
-    "batch_size": 10,
-    "seed": 3,
-    "progress": False,
-}
 
 
 def train(toy, factor=1.0, **changes):
