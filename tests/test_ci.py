@@ -65,9 +65,15 @@ def test_unknown_stage_fails_and_names_the_others(run):
     assert done.returncode == 1 and all(stage in done.stdout for stage in STAGES)
 
 
-def test_the_test_command_runs_without_a_choice_and_all_stages_on_demand(run):
-    assert list(outcomes(run(""))) == ["test"]
-    assert list(outcomes(run("all"))) == STAGES
+def test_all_stages_run_without_a_choice(run):
+    assert list(outcomes(run(""))) == STAGES
+
+
+def test_no_stage_is_begun_that_would_end_too_late(run):
+    done = run("test jax", MINUTES="-1")
+    assert done.returncode == 0 and outcomes(done) == {"test": "SKIPPED", "jax": "SKIPPED"}
+    assert "There is no time left for it: 0 of -1 minutes are over." in done.stdout
+    assert run("test", MINUTES="-1", STRICT="1").returncode == 1
 
 
 def test_pins_that_do_not_hold_are_named(tmp_path):
