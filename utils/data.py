@@ -37,8 +37,8 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, index: np.ndarray) -> "ImageSet":
-        """Images at `index`: int positions in the wanted order, or a bool mask [n]."""
+    def subset(self, index: np.ndarray | slice) -> "ImageSet":
+        """Images at `index`: int positions in the wanted order, a bool mask [n], or a slice."""
         parts = {name: getattr(self, name)[index] for name in ("images", "labels", "files", "patients")}
         return replace(self, **parts)
 
