@@ -6,6 +6,7 @@ CSV, and draws seconds and memory against the number of images with the measured
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -88,7 +89,7 @@ def measure(backbone, paths, targets, folder, epochs):
         "features (s)": round(middle - began, 1),
         f"head, {epochs} epochs (s)": round(seconds, 1),
         "peak memory (GiB)": round(memory.peak, 2),
-        "decoded images (GiB)": round(np.prod(images.shape) / 1024**3, 2),
+        "decoded images (GiB)": round(math.prod(images.shape) / 1024**3, 2),
         "features (GiB)": round(file.stat().st_size / 1024**3, 2),
     }
 
@@ -99,11 +100,11 @@ def draw(table, file):
     for name, rows in table.groupby("backbone"):
         n, seconds = rows["images"], rows["features (s)"]
         slope = np.polyfit(np.log(n), np.log(seconds), 1)[0]
-        axes[0].loglog(n, seconds, "o-", label=f"{name}, slope {slope:.2f}")
-        axes[1].semilogx(n, rows["peak memory (GiB)"], "o-", label=f"{name}, measured")
-        axes[1].semilogx(
-            n, rows["decoded images (GiB)"] + rows["features (GiB)"], ":", label=f"{name}, all at once"
-        )
+        (line,) = axes[0].loglog(n, seconds, "o-", label=f"{name}, slope {slope:.2f}")
+        colour = line.get_color()
+        axes[1].semilogx(n, rows["peak memory (GiB)"], "o-", color=colour, label=f"{name}, measured")
+        at_once = rows["decoded images (GiB)"] + rows["features (GiB)"]
+        axes[1].semilogx(n, at_once, ":", color=colour, label=f"{name}, images and features alone")
     axes[0].set(xlabel="images", ylabel="seconds", title="Decoding and features")
     axes[1].set(xlabel="images", ylabel="GiB", title="Peak memory, without mapped files")
     for ax in axes:
