@@ -109,7 +109,7 @@ def draw(table, file):
     axes[1].set(xlabel="images", ylabel="GiB", title="Peak memory, without mapped files")
     for ax in axes:
         ax.legend(fontsize=9)
-    fig.savefig(file, dpi=130)
+    fig.savefig(file, metadata={"Date": None})
 
 
 def main():
@@ -118,7 +118,7 @@ def main():
     parser.add_argument("--vgg", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder for scale.csv, scale.png"
+        "--out", type=Path, default=Path(__file__).parent, help="folder for scale.csv, scale.svg"
     )
     options = parser.parse_args()
     print(backend.describe_machine())
@@ -132,7 +132,7 @@ def main():
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     table.to_csv(options.out / "scale.csv", index=False)
-    draw(table, options.out / "scale.png")
+    draw(table, options.out / "scale.svg")
 
 
 if __name__ == "__main__":
