@@ -86,6 +86,7 @@ def fit_classifier(
     run_folder=None,
     resumable=False,
     progress=True,
+    callbacks=(),
 ):
     """Train a classifier (a whole model, or a head on cached features) with Adam, in place.
 
@@ -101,6 +102,7 @@ def fit_classifier(
     loss : keras loss with `from_logits=True`. learning_rate, epochs, batch_size, seed : numbers.
     run_folder : where finished runs are kept and taken up again if nothing has changed; None keeps none.
     resumable : also keep the state after every epoch, so that an interrupted run goes on where it stopped.
+    progress : whether a bar is shown. callbacks : further ones of Keras, called after an epoch is timed.
 
     Returns
     -------
@@ -116,10 +118,8 @@ def fit_classifier(
     model = logits_model(classifier)
     settings = {"loss": loss.get_config(), "rate": learning_rate, "batch": batch_size, "seed": seed}
     path = run_path(run_folder, classifier, [views, targets, validation], settings | {"epochs": epochs})
-    run = load_run(path)
-    if run is None:
-        run = Run()
-    elif run.finished:
+    run = load_run(path) or Run()
+    if run.finished:
         restore(model, run.state)
         return Fit(run.history, run.seconds, run.best, reused=True)
     binary = model.output.shape[-1] == 1
@@ -136,7 +136,7 @@ def fit_classifier(
         restore(model, run.state)
         model.optimizer.build(model.trainable_variables)
         restore(model.optimizer, run.optimizer)
-    callbacks = [Recorder(run, path if resumable else None)]
+    callbacks = [Recorder(run, path if resumable else None), *callbacks]
     if progress:
         callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
     try:
