@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from scipy.special import expit, log_expit
 
+from utils.backend import gradient
 from utils.losses import BinaryFocalLoss, binary_focal_loss
 
 
@@ -58,6 +60,25 @@ def test_finite_at_the_ends(values, from_logits):
         np.array([0.0, 0.0, 1.0, 1.0]), np.array(values, "float32"), from_logits=from_logits
     )
     assert np.isfinite(keras.ops.convert_to_numpy(loss)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_gradient_equals_the_papers_however_large_the_logit(gamma, label):
+    logits = np.array([-1e4, -100.0, -90.0, -3.0, 0.0, 3.0, 90.0, 100.0, 1e4], "float32")
+
+    labels = np.full_like(logits, label)
+
+    def total(x):
+        return keras.ops.sum(binary_focal_loss(labels, x, gamma=gamma, from_logits=True))
+
+    measured = keras.ops.convert_to_numpy(gradient(total, logits))
+    # Lin et al., appendix B, for y = 1 and -1, times alpha_t; expit(-x) is 1 - p_t without cancellation.
+    sign, alpha_t = (1, 0.25) if label else (-1, 0.75)
+    x = sign * logits.astype("float64")
+    p_t, rest = expit(x), expit(-x)
+    expected = alpha_t * sign * rest**gamma * (gamma * p_t * log_expit(x) - rest)
+    np.testing.assert_allclose(measured, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_round_trip_through_its_configuration():

@@ -43,8 +43,8 @@ MUTANTS = {
     ),
     "gamma ignored": (
         "losses.py",
-        "ops.power(one_minus_p_t, gamma)",
-        "ops.power(one_minus_p_t, 1.0)",
+        "ops.exp(gamma * log_one_minus_p_t)",
+        "ops.exp(log_one_minus_p_t)",
         "test_losses.py::test_hand_computed",
     ),
     "preprocessing forgotten": (

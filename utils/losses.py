@@ -26,14 +26,15 @@ def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
     if from_logits:
         # log(sigmoid) is finite for every logit, where the logarithm of a saturated sigmoid is not.
         signed = ops.where(y_true > 0.5, y_pred, -y_pred)
-        log_p_t, one_minus_p_t = ops.log_sigmoid(signed), ops.sigmoid(-signed)
+        log_p_t, log_one_minus_p_t = ops.log_sigmoid(signed), ops.log_sigmoid(-signed)
     else:
         epsilon = keras.config.epsilon()
         p = ops.clip(y_pred, epsilon, 1.0 - epsilon)
         p_t = ops.where(y_true > 0.5, p, 1.0 - p)
-        log_p_t, one_minus_p_t = ops.log(p_t), 1.0 - p_t
+        log_p_t, log_one_minus_p_t = ops.log(p_t), ops.log(1.0 - p_t)
     alpha_t = y_true * alpha + (1.0 - y_true) * (1.0 - alpha)
-    return -alpha_t * ops.power(one_minus_p_t, gamma) * log_p_t
+    # Not by ops.power: its gradient is not a number where 1 - p_t is 0 and gamma is below 1.
+    return -alpha_t * ops.exp(gamma * log_one_minus_p_t) * log_p_t
 
 
 @keras.saving.register_keras_serializable(package="xray")
