@@ -66,7 +66,6 @@ def test_finite_at_the_ends(values, from_logits):
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_gradient_equals_the_papers_however_large_the_logit(gamma, label):
     logits = np.array([-1e4, -100.0, -90.0, -3.0, 0.0, 3.0, 90.0, 100.0, 1e4], "float32")
-
     labels = np.full_like(logits, label)
 
     def total(x):
