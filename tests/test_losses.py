@@ -52,13 +52,14 @@ def test_alpha_favours_label_zero():
     assert covid / normal == pytest.approx(3.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
 @pytest.mark.parametrize(
     ("values", "from_logits"), [([0.0, 1.0, 0.0, 1.0], False), ([-1e4, 1e4, 1e4, -1e4], True)]
 )
-def test_finite_at_the_ends(values, from_logits):
-    loss = binary_focal_loss(
-        np.array([0.0, 0.0, 1.0, 1.0]), np.array(values, "float32"), from_logits=from_logits
-    )
+def test_finite_at_the_ends(values, from_logits, gamma, dtype):
+    labels, values = np.array([0.0, 0.0, 1.0, 1.0]), np.array(values, dtype)
+    loss = binary_focal_loss(labels, values, gamma=gamma, from_logits=from_logits)
     assert np.isfinite(keras.ops.convert_to_numpy(loss)).all()
 
 

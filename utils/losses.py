@@ -19,10 +19,10 @@ def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
 
     Returns
     -------
-    float tensor of the same shape, in nats.
+    tensor of the same shape, of Keras' `floatx` (float32 by default), in nats.
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    y_true = ops.cast(y_true, y_pred.dtype)
+    # In Keras' own precision, as in its losses: 16 bits round 1 - epsilon, the highest probability, to 1.
+    y_true, y_pred = (ops.cast(y, keras.config.floatx()) for y in (y_true, y_pred))
     if from_logits:
         # log(sigmoid) is finite for every logit, where the logarithm of a saturated sigmoid is not.
         signed = ops.where(y_true > 0.5, y_pred, -y_pred)
