@@ -1,88 +1,151 @@
-"""What surrounds a run: its options, what it displays, and a quiet start."""
+"""What surrounds a run: Keras' settings and seeds, the machine, the profile, and what a notebook shows.
+
+Imports nothing of ours. XRAY_DATA, XRAY_EXTERNAL, XRAY_WEIGHTS and XRAY_CACHE name folders; XRAY_PROFILE is
+`full` or `quick`; XRAY_FRESH=1 reuses no kept fit; XRAY_REGRESS=1 stops a reference run (full profile, real
+images, complete weights) that differs.
+"""
 
 import contextlib
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from IPython.display import Markdown, display
-
-PROFILES = ("full", "quick")
-
-
-def say(text, prefix=""):
-    """Display a paragraph made from the run's own numbers; `prefix` (phantom images) leads it in bold."""
-    display(Markdown(f"**{prefix}:** {text}" if prefix else text))
-
-
-def show(frame, title=""):
-    """Display a table (pandas.DataFrame) under its source's title (phantom images), if that has one."""
-    if title:
-        display(Markdown(f"**{title}**"))
-    display(frame)
 
 
 @contextlib.contextmanager
 def quiet_startup():
-    """Silence the file descriptor of stderr while a backend is imported.
-
-    TensorFlow's C++ runtime prints notes about the processor there, before any log level is heeded.
-    Python's own errors still come through: they are raised, not printed. TensorFlow's warnings about speed
-    (retracing) are no reader's concern either.
-    """
+    """Silence stderr's file descriptor: TensorFlow's runtime writes there before any log level is heeded."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as kept:
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(kept.fileno(), 2)
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its import resets the level
 
 
-def choose_profile(requested, is_phantom):
-    """The profile to run, "full" or "quick".
+# Else TensorFlow takes a GPU's whole memory, and a second notebook on the card gets none.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+try:
+    with quiet_startup():
+        import keras
 
-    `requested` (str or None) wins; else real images get "full", and phantoms "quick", because long training
-    on phantoms proves nothing. ValueError if `requested` is neither.
+        if (BACKEND := keras.backend.backend()) == "tensorflow":
+            import tensorflow as tf
+        elif BACKEND == "jax":
+            import jax
+        else:
+            raise ImportError(f"the backend is {BACKEND}")
+        if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 10):
+            raise ImportError(f"version {keras.__version__} is older than 3.10")
+except (ImportError, ValueError) as error:  # also of a backend that is not installed, and of a bad keras.json
+    remedy = "use tensorflow or jax (KERAS_BACKEND, ~/.keras/keras.json) with keras>=3.10, and start again."
+    raise RuntimeError(f"Keras cannot be used: {error}. Remedy: {remedy}") from error
+# Here, for joblib's worker processes need it as well: what all models rely on, whatever keras.json says.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+keras.config.set_dtype_policy("float32")
+
+
+def prepare_keras(seed):
+    """Seed Python, NumPy and the backend, and compile a first model, at which XLA prints notes.
+
+    TensorFlow's deterministic kernels are for a GPU only: a CPU repeats bit for bit as it is (tested), and
+    under the switch Keras leaves out XLA, which halves the time of a fit.
     """
-    if not requested:
-        return "quick" if is_phantom else "full"
-    if requested not in PROFILES:
-        raise ValueError(f"XRAY_PROFILE must be one of {', '.join(PROFILES)}, not {requested!r}")
-    return requested
+    with quiet_startup():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(loss="mse", jit_compile=True)
+        model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
+    keras.utils.set_random_seed(seed)
+    if BACKEND == "tensorflow" and has_gpu():
+        tf.config.experimental.enable_op_determinism()
 
 
-def weight_options(requested):
-    """Where pre-trained weights may come from, as keyword arguments of the model builders.
-
-    `requested` (str or None): None or "" lets Keras download them; "none" forces He initialisation; else a
-    folder of partial weights to use where the download fails. FileNotFoundError if there is no such folder.
-    """
-    if requested == "none":
-        return {"weight_folder": None, "download": False}
-    if requested and not os.path.isdir(requested):
-        raise FileNotFoundError(
-            f"XRAY_WEIGHTS names {requested!r}, which is no folder. Name the folder of the .npz files, "
-            "'none' for random weights, or unset it."
-        )
-    return {"weight_folder": requested or None, "download": True}
+def has_gpu():
+    """Whether the backend sees a GPU."""
+    return any("gpu" in device.lower() for device in keras.distribution.list_devices())
 
 
-def run_folder(cache, fresh):
-    """Where training runs are kept and taken up: in the cache, or, if `fresh`, in a new empty folder."""
-    return Path(tempfile.mkdtemp(prefix="xray-runs-")) if fresh else Path(cache) / "runs"
+def describe_machine():
+    """One line: Python, Keras, its backend, the GPU and the cores."""
+    gpu = jax.devices()[0].device_kind if has_gpu() and BACKEND == "jax" else "no GPU"
+    for first in tf.config.list_physical_devices("GPU")[:1] if BACKEND == "tensorflow" else ():
+        gpu = tf.config.experimental.get_device_details(first).get("device_name", "GPU")
+    backend = f"{BACKEND} {sys.modules[BACKEND].__version__}, {gpu}, {os.cpu_count()} CPU cores"
+    return f"Python {sys.version.split()[0]}, Keras {keras.__version__} on {backend}"
 
 
 def peak_memory():
     """Peak resident memory of this process in GiB, or NaN where the system does not tell (Windows)."""
     try:
-        import resource
+        from resource import RUSAGE_SELF, getrusage
     except ImportError:
         return float("nan")
-    unit = 1024**3 if sys.platform == "darwin" else 1024**2
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return getrusage(RUSAGE_SELF).ru_maxrss / 1024 ** (3 if sys.platform == "darwin" else 2)
+
+
+def out_of_memory(error):
+    """Whether an exception means that a device has no memory left; each backend has its own class for it."""
+    return "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError"
+
+
+def gradient(function, x):
+    """The gradient of a function (float tensor -> scalar tensor) at x: a tensor of x's shape and dtype."""
+    if BACKEND == "jax":
+        return jax.grad(function)(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x := tf.convert_to_tensor(x))
+        value = function(x)
+    return tape.gradient(value, x, unconnected_gradients="zero")  # as JAX does, instead of None
+
+
+def release(variables):
+    """Empty variables: TensorFlow keeps each compiled fit's, Adam's among them, until the process ends."""
+    for variable in variables if BACKEND == "tensorflow" else ():
+        tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=tf.zeros((0,), variable.dtype))
+
+
+def user_path(text):
+    """A path that a user gave, with `~` expanded."""
+    return Path(os.path.expanduser(text))
+
+
+def choose_profile(requested, is_phantom):
+    """The profile to run, "full" or "quick"; without a request "quick" on phantoms, "full" on real images."""
+    if requested and requested not in ("full", "quick"):
+        raise ValueError(f"XRAY_PROFILE must be full or quick, not {requested!r}")
+    return requested or ("quick" if is_phantom else "full")
+
+
+def show(frame, title=""):
+    """Display a table (pandas.DataFrame) under its source's title (phantom images), if that has one."""
+    display(*[Markdown(f"**{title}**")] if title else (), frame)
+
+
+def show_claims(claims, reference):
+    """A table of the text's claims (dict, claim -> bool) and whether each holds in this run."""
+    held = ["yes" if holds else "no" for holds in claims.values()]
+    if "no" in held:
+        display(Markdown("**Not every claim holds in this run: the text speaks of the committed one.**"))
+    _regress([claim for claim, holds in claims.items() if not holds], reference)
+    return pd.DataFrame({"claim": list(claims), "holds in this run": held})
+
+
+def check_ranges(measured, ranges, reference):
+    """Scores (dict, name -> value) beside their ranges (name -> (low, high, basis), both included)."""
+    if missing := [name for name in ranges if name not in measured]:
+        raise ValueError(f"not measured: {', '.join(missing)}")
+    rows = {name: (measured[name], *r, bool(r[0] <= measured[name] <= r[1])) for name, r in ranges.items()}
+    _regress([f"{name}: {row}" for name, row in rows.items() if not row[-1]], reference)
+    return pd.DataFrame(rows.values(), list(rows), ["value", "low", "high", "basis", "inside"])
+
+
+def _regress(failed, reference):
+    if failed and reference and os.environ.get("XRAY_REGRESS") == "1":
+        raise AssertionError("\n".join(["This reference run differs from the committed one:", *failed]))
