@@ -1,209 +1,280 @@
-"""Scores against published values, scikit-learn and hand counts; COVID-19 is the condition looked for."""
+"""Scores and comparisons against published values, scikit-learn, SciPy and hand counts."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+from scipy import stats
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
-from utils.evaluation import (
-    Interval,
-    binary_scores,
-    bootstrap_by_group,
-    class_scores,
-    fit_problems,
-    mcnemar,
-    paired_difference,
-    per_class_accuracy,
-    pooled_validation,
-    verdict,
-    wilson,
-)
+from utils import evaluation as ev
+
+
+def test_interval_prints_three_digits_and_signs_on_request():
+    interval = ev.Interval(17 / 18, -0.742, 0.98999)
+    assert str(interval) == f"{interval}" == "0.944 [-0.742, 0.990]"
+    assert f"{interval:+}" == "+0.944 [-0.742, +0.990]"
 
 
 @pytest.mark.parametrize(
-    ("successes", "n", "low", "high", "digits"),
-    [(18, 18, 0.824, 1, 3), (27, 36, 0.59, 0.86, 2), (30, 36, 0.68, 0.92, 2), (33, 36, 0.78, 0.97, 2)],
+    ("k", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilson_equals_published_values(successes, n, low, high, digits):
-    interval = wilson(successes, n)
-    assert interval.value == successes / n
-    assert (round(interval.low, digits), round(interval.high, digits)) == (low, high)
+def test_wilson_equals_newcombes_table(k, n, low, high):
+    """Newcombe (1998), Two-sided confidence intervals for the single proportion, method 3."""
+    assert ev.wilson(k, n) == (k / n, pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
 
 
-def test_wilson_equals_its_formula():
-    """Equation 4 of Wilson (1927), with z = 1.96 for 95 % and 2.576 for 99 %."""
-    for z, confidence in ((1.959964, 0.95), (2.575829, 0.99)):
-        p, n = 0.75, 36
-        centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        ends = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-        assert wilson(27, 36, confidence)[1:] == pytest.approx(ends, abs=1e-6)
+@pytest.mark.parametrize(("k", "n"), [(0, 0), (-1, 5), (6, 5), (0, -1)])
+def test_wilson_refuses_what_is_no_proportion(k, n):
+    with pytest.raises(ValueError, match="must"):
+        ev.wilson(k, n)
 
 
-def test_wilson_stays_within_0_and_1_and_holds_its_value():
-    for n in (1, 9, 18):
-        for k in range(n + 1):
-            value, low, high = wilson(np.int64(k), np.float64(n))
-            assert 0 <= low <= value + 1e-12 and value - 1e-12 <= high <= 1 and low < high
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((0, 10, 0, 10), -0.2775, 0.2775),
+        ((10, 10, 0, 20), 0.6791, 1.0),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_difference_of_proportions_equals_newcombes_table(counts, low, high):
+    """Newcombe (1998), Interval estimation for the difference between independent proportions, method 10."""
+    gap = ev.compare_with_report(*counts).difference
+    assert gap.value == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
+    assert gap[1:] == pytest.approx((low, high), abs=6e-5)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5), (0, -1)])
-def test_wilson_refuses_what_is_no_proportion(successes, n):
-    with pytest.raises(ValueError, match=f"{successes} of {n}"):
-        wilson(successes, n)
+@pytest.mark.parametrize(
+    ("counts", "p", "outcome"),
+    [
+        ((3, 4, 1, 4), 34 / 70, "no difference shown"),  # Fisher's lady who tastes tea
+        ((24, 36, 30, 36), 0.173, "no difference shown"),
+        ((27, 36, 27, 36), 1, "no difference shown"),
+        ((10, 10, 0, 10), 2 / 184756, "higher"),  # 2 of the 20 over 10 tables
+        ((0, 10, 10, 10), 2 / 184756, "lower"),
+    ],
+)
+def test_fishers_test_decides_what_is_said_of_the_report(counts, p, outcome):
+    comparison = ev.compare_with_report(*counts)
+    assert comparison.p == pytest.approx(p, abs=5e-4)
+    assert comparison.outcome == outcome
 
 
-def test_interval_prints_three_digits():
-    assert str(Interval(17 / 18, 0.742, 0.98999)) == "0.944 [0.742, 0.990]"
+def test_bootstrap_equals_that_of_scipy_over_sums_and_counts_of_patients():
+    rng = np.random.default_rng(0)
+    patients = rng.integers(30, size=120)
+    right = rng.random(120) < 0.3 + 0.5 * (patients % 2)
+    sums, counts = np.bincount(patients, right), np.bincount(patients)
+    options = {"paired": True, "vectorized": True, "method": "percentile", "random_state": 1}
+    reference = stats.bootstrap((sums, counts), lambda s, c, axis: s.sum(axis) / c.sum(axis), **options)
+    interval = ev.patient_accuracy(right, patients)
+    assert interval == (
+        right.mean(),
+        *(pytest.approx(end, abs=0.015) for end in reference.confidence_interval),
+    )
 
 
-def test_binary_scores_of_a_hand_made_table():
-    # 4 with the condition, 3 of them found; 6 without, 5 of them passed over.
-    y_true = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-    y_score = [0.9, 0.8, 0.7, 0.2, 0.6, 0.5, 0.4, 0.3, 0.1, 0.0]
-    scores = binary_scores(y_true, y_score)
-    assert scores["sensitivity"] == wilson(3, 4)
-    assert scores["specificity"] == wilson(5, 6)
-    assert scores["accuracy"] == wilson(8, 10)
-    # Of the 24 pairs, only the image found last ranks below any image without the condition: below four.
-    assert scores["auc"] == pytest.approx(20 / 24)
+def test_bootstrap_draws_patients_and_not_images():
+    """Ten copies of each patient's image must not narrow the interval: there are no more patients."""
+    values = np.random.default_rng(0).normal(size=30)
+    single = ev.bootstrap_by_group(lambda rows: values[rows].mean(), np.arange(30))
+    tenfold, groups = np.repeat(values, 10), np.repeat(np.arange(30), 10)
+    assert ev.bootstrap_by_group(lambda rows: tenfold[rows].mean(), groups) == pytest.approx(single)
+    standard_error = values.std(ddof=1) / np.sqrt(30)
+    assert single.high - single.low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_all_right_is_never_certain_nor_all_wrong(share):
+    """Nine images of five patients prove what five of five prove: 0.566 (Wilson), and not [1, 1]."""
+    patients = np.array(list("aaabbcdde"))
+    interval = ev.patient_accuracy(np.full(9, share, bool), patients)
+    assert interval == (share, *ev.wilson(5 * share, 5)[1:])
+    assert ev.patient_accuracy([True, False], ["a", "a"]).low < 0.5 < ev.patient_accuracy([True], ["a"]).high
+
+
+@pytest.mark.parametrize("call", [ev.patient_accuracy, lambda a, b: ev.paired_difference(a, a, b)])
+@pytest.mark.parametrize(("right", "patients"), [([1, 0, 1], ["a", "b"]), ([[1], [0]], ["a", "b"]), ([], [])])
+def test_lengths_that_do_not_fit_are_refused(call, right, patients):
+    with pytest.raises(ValueError):
+        call(right, patients)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_binary_scores_equal_scikit_learn(threshold):
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, 2, 60)
-    y_score = np.clip(0.3 * y_true + rng.uniform(0, 0.7, 60), 0, 1)
-    scores, found = binary_scores(y_true, y_score, threshold), y_score > threshold
-    assert scores["accuracy"].value == pytest.approx(accuracy_score(y_true, found))
-    assert scores["sensitivity"].value == pytest.approx(recall_score(y_true, found, pos_label=1))
-    assert scores["specificity"].value == pytest.approx(recall_score(y_true, found, pos_label=0))
-    assert scores["auc"] == pytest.approx(roc_auc_score(y_true, y_score))
+    y_score = np.clip(0.3 * y_true + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
+    scores, found = ev.binary_scores(y_true, y_score, np.arange(60) // 2, threshold), y_score > threshold
+    assert {name: score.value for name, score in scores.items()} == {
+        "accuracy": pytest.approx((found == y_true).mean()),
+        "sensitivity": pytest.approx(metrics.recall_score(y_true, found)),
+        "specificity": pytest.approx(metrics.recall_score(y_true, found, pos_label=0)),
+        "balanced accuracy": pytest.approx(metrics.balanced_accuracy_score(y_true, found)),
+        "F1": pytest.approx(metrics.f1_score(y_true, found)),
+        "AUC": pytest.approx(metrics.roc_auc_score(y_true, y_score)),
+    }
+    assert all(s.low < s.value < s.high for s in scores.values() if s.value < 1)
 
 
 def test_covid_is_label_0_and_the_model_gives_the_probability_of_normal():
     """One of four covid images is missed, no normal one is: sensitivity 3/4, specificity 1."""
     labels = np.array([0, 0, 0, 0, 1, 1])  # covid sorts before normal
     p_normal = np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.95])
-    scores = binary_scores(labels == 0, 1 - p_normal)
-    assert scores["sensitivity"].value == 0.75 and scores["specificity"].value == 1
-    assert scores["auc"] == pytest.approx(7 / 8)
+    scores = ev.binary_scores(labels == 0, 1 - p_normal, np.arange(6))
+    assert scores["sensitivity"].value == 0.75 and scores["specificity"] == ev.wilson(2, 2)
+    assert scores["AUC"].value == 7 / 8 and scores["AUC"].low > 0  # draws of one class have none
+
+
+def test_perfect_scores_are_as_sure_as_the_class_of_fewest_patients():
+    y, patients = np.repeat([1, 0], [9, 9]), np.r_[[0, 0, 0, 1, 1, 2, 3, 3, 4], np.arange(10, 19)]
+    scores = ev.binary_scores(y, y, patients)
+    assert scores["AUC"] == scores["F1"] == scores["sensitivity"] == ev.wilson(5, 5)
+    assert ev.binary_scores(1 - y, 1 - y, patients)["AUC"] == scores["AUC"]
+    assert scores["specificity"] == ev.wilson(9, 9) and scores["accuracy"] == ev.wilson(14, 14)
+    low = 1 - np.hypot(1 - ev.wilson(5, 5).low, 1 - ev.wilson(9, 9).low) / 2  # Newcombe's way
+    assert scores["balanced accuracy"] == (1, pytest.approx(low), 1)
 
 
 @pytest.mark.parametrize(
-    ("y_true", "y_score", "words"),
-    [
-        ([1, 1], [0.2, 0.3], "both classes"),
-        ([0, 0], [0.2, 0.3], "both classes"),
-        ([0, 1, 2], [0.2, 0.3, 0.4], "both classes"),
-        ([], [], "both classes"),
-        ([0, 1, 1], [0.2, 0.3], "one length"),
-        ([[0], [1]], [[0.2], [0.3]], "one length"),
-    ],
+    ("y_true", "y_score"),
+    [([1, 1], [0.2, 0.3]), ([0, 0], [0.2, 0.3]), ([], []), ([0, 1, 1], [0.2, 0.3]), ([[0], [1]], [0.2, 0.3])],
 )
-def test_binary_scores_refuse_what_they_cannot_score(y_true, y_score, words):
-    with pytest.raises(ValueError, match=words):
-        binary_scores(y_true, y_score)
+def test_binary_scores_refuse_what_they_cannot_score(y_true, y_score):
+    with pytest.raises(ValueError, match="both classes"):
+        ev.binary_scores(y_true, y_score, np.arange(len(y_true)))
 
 
-def test_per_class_accuracy_is_recall_in_label_order():
-    rng = np.random.default_rng(0)
-    y_true = rng.integers(0, 4, 50)
-    y_pred = np.where(rng.random(50) < 0.6, y_true, rng.integers(0, 4, 50))
-    result = per_class_accuracy(y_true, y_pred, 4)
-    assert [r.value for r in result] == pytest.approx(list(recall_score(y_true, y_pred, average=None)))
-    assert per_class_accuracy([0, 0, 0, 1], [0, 0, 1, 1], 2) == [wilson(2, 3), wilson(1, 1)]
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_multiclass_scores_are_those_of_scikit_learn_averaged_over_repeats(n_classes):
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(n_classes), 15)
+    p = rng.dirichlet(np.ones(n_classes), (3, len(labels)))
+    p[:, np.arange(len(labels)), labels] += 0.3
+    p /= p.sum(-1, keepdims=True)
+    scores = ev.multiclass_scores(labels, p, np.arange(len(labels)))
+    assert scores["accuracy"].value == pytest.approx((p.argmax(-1) == labels).mean())
+    f1 = [metrics.f1_score(labels, q.argmax(1), average="macro") for q in p]
+    assert scores["macro F1"].value == pytest.approx(np.mean(f1))
+    auc = [metrics.roc_auc_score(labels, q if n_classes > 2 else q[:, 1], multi_class="ovr") for q in p]
+    assert scores["AUC"].value == pytest.approx(np.mean(auc))
+    assert all(s.low < s.value < s.high for s in scores.values())
+    assert ev.multiclass_scores(labels, p[0], np.arange(len(labels)))["AUC"].value == pytest.approx(auc[0])
 
 
-def test_class_without_images_has_no_accuracy():
-    with pytest.raises(ValueError, match="0 of 0"):
-        per_class_accuracy([0, 1], [0, 1], 3)
-
-
-def test_pooled_validation_by_hand():
-    # 8 of 10 and 3 of 6 in the second epoch, not the mean of 0.8 and 0.5.
-    histories = [
-        {"val_accuracy": [0.1, 0.8, 1.0], "val_loss": [9.0, 2.0, 0.0]},
-        {"val_accuracy": [0.0, 0.5, 1.0], "val_loss": [9.0, 1.0, 0.0]},
-    ]
-    accuracy, loss = pooled_validation(histories, [10, 6], epoch=2)
-    assert accuracy == wilson(11, 16) and loss == pytest.approx((10 * 2 + 6 * 1) / 16)
-    assert pooled_validation(histories, [10, 6], epoch=1)[0] == wilson(1, 16)
-
-
-def test_pooled_validation_undoes_float32_rounding():
-    histories = [{"val_accuracy": [float(np.float32(41 / 43))], "val_loss": [0.5]}] * 3
-    assert pooled_validation(histories, [43] * 3, epoch=1)[0] == wilson(123, 129)
-
-
-@pytest.mark.parametrize("epoch", [-1, 0, 4])
-def test_pooled_validation_refuses_an_epoch_that_was_not_trained(epoch):
-    history = {"val_accuracy": [0.1, 0.8, 1.0], "val_loss": [9.0, 2.0, 0.0]}
-    with pytest.raises((IndexError, ValueError)):
-        pooled_validation([history], [10], epoch)
-
-
-@pytest.mark.parametrize(
-    ("reported", "expected"),
-    [(0.5, "beaten"), (0.6, "met"), (0.7, "met"), (0.8, "met"), (0.9, "missed")],
-)
-def test_verdict(reported, expected):
-    assert verdict(reported, Interval(0.7, 0.6, 0.8)) == expected
-
-
-def test_class_scores_equal_recalls_of_each_class_and_of_the_rest():
+def test_per_class_table_is_each_class_against_the_rest():
     y_true, y_pred = np.array([0, 0, 1, 1, 2, 2, 3, 3]), np.array([0, 0, 1, 2, 2, 3, 3, 3])
-    scores = class_scores(y_true, y_pred, 4)
-    for k, row in enumerate(scores):
-        one, guess = y_true == k, y_pred == k
-        assert row["sensitivity"].value == pytest.approx(recall_score(one, guess))
-        assert row["specificity"].value == pytest.approx(recall_score(~one, ~guess))
-        assert row["F1"] == pytest.approx(f1_score(one, guess))
+    table = ev.per_class_table(y_true, y_pred, list("abcd"), np.arange(8))
+    assert table.loc["a", "sensitivity"] == str(ev.wilson(2, 2))
+    assert table.loc["a", "specificity"] == str(ev.wilson(6, 6))
+    for name, expected in (
+        ("sensitivity", metrics.recall_score(y_true, y_pred, average=None)),
+        ("F1", metrics.f1_score(y_true, y_pred, average=None)),
+    ):
+        assert [float(text.split()[0]) for text in table[name]] == pytest.approx(expected, abs=5e-4)
 
 
 def test_mcnemar_by_hand():
     """Five images are right with the first only, none with the second only: p = 2 / 2^5."""
     first = np.array([True] * 8 + [False] * 2)
     second = np.array([True] * 3 + [False] * 7)
-    assert mcnemar(first, second) == (5, 0, pytest.approx(2 / 2**5))
-    assert mcnemar(first, first) == (0, 0, 1.0)
+    assert ev.mcnemar(first, second) == (5, 0, pytest.approx(2 / 2**5))
+    assert ev.mcnemar(second, first)[:2] == (0, 5) and ev.mcnemar(first, first) == (0, 0, 1.0)
 
 
-def test_bootstrap_draws_patients_and_not_images():
-    """Ten copies of each patient's image must not narrow the interval: there are no more patients."""
-    values = np.random.default_rng(0).normal(size=30)
-    single = bootstrap_by_group(lambda rows: values[rows].mean(), np.arange(30))
-    tenfold, groups = np.repeat(values, 10), np.repeat(np.arange(30), 10)
-    copied = bootstrap_by_group(lambda rows: tenfold[rows].mean(), groups)
-    assert copied == pytest.approx(single)
-    standard_error = values.std(ddof=1) / np.sqrt(30)
-    assert single.high - single.low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
+HAND = [0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]  # 4 × 0.005, 3 × 0.01, 2 × 0.03, and as before
 
 
-SOUND = {"loss": [1.4, 0.8, 0.3]}
+@pytest.mark.parametrize(("p", "adjusted"), [HAND, ([0.5, 0.6], [1, 1]), ([0.2], [0.2]), ([], [])])
+def test_holm_by_hand(p, adjusted):
+    assert list(ev.holm(p)) == pytest.approx(adjusted)
 
 
-def test_a_sound_fit_has_no_problems():
-    assert fit_problems(SOUND, [0, 1, 2, 2], np.log(4)) == []
-
-
-@pytest.mark.parametrize(
-    ("losses", "y_pred", "words"),
-    [
-        ([1.4, 0.8, 0.3], [2, 2, 2], ["collapsed: every image is called class 2"]),
-        ([1.0, 0.9, 1.2], [0, 1, 2], ["diverges: the training loss went from 1.000 to 1.200"]),
-        ([1.39, 1.39, 1.388], [0, 1, 2], ["learned nothing"]),
-        ([1.0, 5.0, 9.0], [1, 1, 1], ["collapsed", "diverges", "learned nothing"]),
-        ([1.0, 0.5, np.nan], [0, 1, 2], ["diverges", "learned nothing"]),
-    ],
-)
-def test_what_went_wrong_in_a_fit_is_named(losses, y_pred, words):
-    problems = fit_problems({"loss": losses}, np.array(y_pred), np.log(4))
-    assert len(problems) == len(words)
-    assert all(word in problem for word, problem in zip(words, problems, strict=True))
-
-
-def test_paired_difference_counts_what_only_one_has_right():
+def test_paired_difference_is_over_patients_and_signed():
     a, b = np.array([1, 1, 1, 0, 1, 0], bool), np.array([1, 0, 0, 0, 1, 1], bool)
-    gap = paired_difference(a, b, np.arange(6))
+    gap = ev.paired_difference(a, b, np.arange(6))
     assert gap.value == pytest.approx((2 - 1) / 6) and gap.low < 0 < gap.high
-    assert paired_difference(a, a, np.arange(6)) == Interval(0, 0, 0)
-    assert paired_difference(b, a, np.arange(6)).value == -gap.value
+    assert ev.paired_difference(b, a, np.arange(6)).value == -gap.value
+    two = ev.paired_difference(a, b, np.array([0, 1, 1, 1, 1, 1]))  # each draw lacks a patient or is whole
+    assert (two.low, two.high) == (0, pytest.approx(1 / 5))
+
+
+def test_equal_answers_are_no_proof_of_equality():
+    right = np.array([True] * 17 + [False])
+    end = ev.wilson(0, 9).high
+    assert ev.paired_difference(right, right, np.arange(18) // 2) == (0, -end, end)
+    loss = np.linspace(0.1, 2, 18)
+    assert ev.paired_difference(loss + 0.1, loss, np.arange(18)).value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("shape", "k"), [((40,), 2), ((40, 1), 2), ((40, 2), 2), ((40, 4), 4)])
+def test_image_losses_average_to_scikit_learns_log_loss(shape, k):
+    rng = np.random.default_rng(0)
+    p, labels = rng.dirichlet(np.ones(k), 40), rng.integers(k, size=40)
+    p = p if shape[1:] == (k,) else p[:, 1].reshape(shape)
+    losses, first = ev.image_losses(labels, p), metrics.log_loss(labels[:1], p[:1], labels=np.unique(labels))
+    assert (len(losses), losses[0]) == (40, pytest.approx(first))
+    assert losses.mean() == pytest.approx(metrics.log_loss(labels, p))
+
+
+def test_certainty_of_float32_costs_what_it_can_express():
+    """A saturated network's zero counts as 2^-23: a loss of 15.9, and never infinite."""
+    assert ev.image_losses([0, 1], np.float32([[0.0], [0.0]])) == pytest.approx([2**-23, 23 * np.log(2)])
+
+
+@pytest.mark.parametrize("p", [[[0.2], [np.nan]], [[1.2], [0.1]], [[-0.1], [0.5]]])
+def test_what_is_no_probability_is_refused(p):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ev.image_losses([0, 1], p)
+
+
+def test_variant_table_compares_each_with_the_reference():
+    labels, patients = np.repeat([0, 1], 20), np.arange(40) // 2
+    reference = np.where(labels == 1, 0.8, 0.2)
+    worse, swap = reference.copy(), reference.copy()
+    worse[:10] = 0.9  # ten covid images lost: McNemar's p is 2 / 2^10, Holm's twice that
+    reference[-1] = worse[-1] = 0.4
+    swap[0] = 0.6  # one lost, one gained
+    table = ev.variant_table(
+        {"report's": reference, "VGG19": worse[:, None], "dropout": np.stack([1 - swap, swap], 1)},
+        *(labels, patients, "report's", {"VGG19": "a little worse"}),
+    )
+    assert list(table.index) == ["report's", "VGG19", "dropout"]
+    assert list(table["report"]) == ["", "a little worse", ""]
+    assert list(table["gained"]) == ["", 0, 1] and list(table["lost"]) == ["", 10, 1]
+    assert table["p"].tolist()[1:] == [pytest.approx(4 / 2**10), 1]
+    assert list(table["outcome"]) == ["", "worse", "no difference shown"]
+    assert table.loc["report's", "accuracy"] == str(ev.patient_accuracy(np.arange(40) < 39, patients))
+    assert table.loc["report's", "loss"] == f"{ev.image_losses(labels, reference).mean():.4f}"
+    gap = ev.paired_difference(
+        ev.image_losses(labels, worse), ev.image_losses(labels, reference), patients, confidence=0.975
+    )
+    assert table.loc["VGG19", "loss difference"] == f"{gap:+}" and gap.low > 0
+
+
+def test_calibration_by_hand():
+    # Two bins: mean confidence 0.565 and 0.975, of which 1 of 2 and 2 of 2 are right.
+    result = ev.calibration(np.array([1, 0, 1, 1]), [0.55, 0.58, 0.95, 1.0])
+    assert result["expected calibration error"] == pytest.approx((2 * 0.065 + 2 * 0.025) / 4)
+    # Three classes: (0.5² + 0.3² + 0.2²) and (0.1² + 0.3² + 0.2²).
+    result = ev.calibration(np.array([0, 1]), [[0.5, 0.3, 0.2], [0.1, 0.7, 0.2]])
+    assert result["Brier score (0 to 2)"] == pytest.approx((0.38 + 0.14) / 2)
+
+
+def test_calibration_of_two_classes_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=200)
+    y = (rng.uniform(size=200) < p).astype(int)
+    result = ev.calibration(y, p)
+    assert result["Brier score (0 to 2)"] == pytest.approx(2 * metrics.brier_score_loss(y, p))
+    confidence, right = np.maximum(p, 1 - p), (p > 0.5) == y
+    share, mean = calibration_curve(right, 2 * confidence - 1, n_bins=5)  # on 0 to 1, as is its habit
+    counts = np.histogram(confidence, np.linspace(0.5, 1, 6))[0]
+    expected = counts @ np.abs(share - (mean + 1) / 2) / 200
+    assert result["expected calibration error"] == pytest.approx(expected)

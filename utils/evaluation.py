@@ -1,178 +1,165 @@
-"""Scores with their uncertainty. Nothing here knows of Keras."""
+"""Scores with their uncertainty, over patients as their images are not independent, and comparisons in pairs.
+Imports nothing of ours."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
-from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix, roc_auc_score
+
+Comparison = namedtuple("Comparison", "difference p outcome")
 
 
-class Interval(NamedTuple):
-    """A score with the ends of its confidence interval; prints as `0.944 [0.742, 0.990]`."""
+class Interval(namedtuple("Interval", "value low high")):
+    """A score and the ends of its confidence interval: `0.944 [0.742, 0.990]`; f"{x:+}" prints signs."""
 
-    value: float
-    low: float
-    high: float
+    def __str__(self, sign=""):
+        return f"{self.value:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
 
-    def __str__(self):
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+    __format__ = __str__
 
 
-def wilson(successes, n, confidence=0.95):
-    """A proportion with its Wilson score interval (Wilson, 1927), from SciPy.
-
-    Returns an Interval; ValueError if n is not positive or successes is outside 0..n.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, not {successes} of {n}")
-    interval = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return Interval(successes / n, interval.low, interval.high)
+def wilson(k, n, confidence=0.95):
+    """The proportion k of n with its score interval (Wilson, 1927)."""
+    interval = stats.binomtest(int(k), int(n)).proportion_ci(confidence, method="wilson")
+    return Interval(float(k / n), float(interval.low), float(interval.high))
 
 
-def binary_scores(y_true, y_score, threshold=0.5):
-    """Scores of a detector at a threshold.
-
-    Parameters
-    ----------
-    y_true : [n] of 0 and 1, 1 being the condition that is looked for.
-    y_score : [n], the probability of the condition.
-
-    Returns
-    -------
-    dict of Interval: "accuracy", "sensitivity" (share of 1 that is found), "specificity" (share of 0 that is
-    passed over); and "auc", a float: the area under the ROC curve.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ or one of the classes is absent.
-    """
-    y_true, y_score = np.asarray(y_true).astype(int), np.asarray(y_score, "float64")
-    if y_true.shape != y_score.shape or y_true.ndim != 1:
-        raise ValueError(f"y_true and y_score must be of one length, not {y_true.shape} and {y_score.shape}")
-    if set(np.unique(y_true)) != {0, 1}:
-        raise ValueError("y_true must hold both classes, 0 and 1")
-    (tn, fp), (fn, tp) = confusion_matrix(y_true, y_score > threshold)
-    return {
-        "accuracy": wilson(tn + tp, len(y_true)),
-        "sensitivity": wilson(tp, tp + fn),
-        "specificity": wilson(tn, tn + fp),
-        "auc": float(roc_auc_score(y_true, y_score)),
-    }
+def bootstrap_by_group(score, groups, resamples=1000, seed=0, confidence=0.95, n=None):
+    """Percentile interval of score(int positions), which may be NaN, over resampled groups, [n]: Interval."""
+    _, group = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(group == k) for k in range(group.max() + 1)]
+    picks = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
+    draws = [score(np.concatenate([members[k] for k in pick])) for pick in picks]
+    value = float(score(np.arange(len(group))))
+    low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if n and np.isclose(low, high):  # nothing moves the score, as all are right: Wilson's of n patients
+        _, low, high = wilson(round(value * n), n, confidence)
+    return Interval(value, float(low), float(high))
 
 
-def class_scores(y_true, y_pred, n_classes):
-    """Scores of each class against the rest: a list of dict, in label order.
+def patient_accuracy(right, patients, seed=0):
+    """The share of images that are right, [n] of bool: Interval over patients, never a single point."""
+    right, _ = np.stack([right, np.zeros(len(patients))])  # an error unless of one length
+    return bootstrap_by_group(lambda k: right[k].mean(), patients, seed=seed, n=len(np.unique(patients)))
 
-    "sensitivity" and "specificity" are Intervals (Wilson), "F1" is a float.
-    """
-    f1 = f1_score(y_true, y_pred, labels=range(n_classes), average=None, zero_division=0)
-    rows = []
-    for k, ((tn, fp), (fn, tp)) in enumerate(
-        multilabel_confusion_matrix(y_true, y_pred, labels=range(n_classes))
-    ):
-        scores = {"sensitivity": wilson(tp, tp + fn), "specificity": wilson(tn, tn + fp), "F1": float(f1[k])}
-        rows.append(scores)
-    return rows
+
+def _f1_and_auc(true, guess, score, patients, seed):
+    """Means over columns, bool [n, k], bool and float [..., n, k]: Intervals of F1 and area under the ROC."""
+
+    def f1(rows):
+        t, g = true[rows], guess[..., rows, :]
+        return np.mean(2 * (t & g).sum(-2) / np.maximum(t.sum(0) + g.sum(-2), 1))
+
+    def auc(rows):  # by ranks (Mann and Whitney, 1947), 20 times as fast as scikit-learn's
+        t, m = true[rows], true[rows].sum(0)
+        u = (stats.rankdata(score[..., rows, :], axis=-2) * t).sum(-2) - m * (m + 1) / 2
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a class is absent
+            return (u / (m * (len(rows) - m))).mean()
+
+    n = min(len(np.unique(patients[column == k])) for column in true.T for k in (0, 1))
+    return [bootstrap_by_group(one, patients, seed=seed, n=n) for one in (f1, auc)]
+
+
+def binary_scores(y_true, y_score, patients, threshold=0.5, seed=0):
+    """Scores of a detector, where y_true is 1 for what is looked for: dict of Interval over patients."""
+    true, score, patients = np.equal(y_true, 1), np.asarray(y_score), np.asarray(patients)
+    if true.shape != score.shape or true.all() or not true.any():
+        raise ValueError(f"needs both classes, and as many scores as labels, not {y_true} and {y_score}")
+    guess, parts = score > threshold, {"accuracy": true | True, "sensitivity": true, "specificity": ~true}
+    scores = {name: patient_accuracy((guess == true)[k], patients[k], seed) for name, k in parts.items()}
+    minus = Interval(*-np.array(scores["specificity"])[[0, 2, 1]])  # a sum is the difference to this
+    balanced = Interval(*(end / 2 for end in _difference(scores["sensitivity"], minus)))
+    f1, auc = _f1_and_auc(true[:, None], guess[:, None], score[:, None], patients, seed)
+    return scores | {"balanced accuracy": balanced, "F1": f1, "AUC": auc}
+
+
+def multiclass_scores(labels, probabilities, patients, seed=0):
+    """Scores, AUC of each class against the rest, of [n, k], or their means over repeats [r, n, k]: dict."""
+    p, classes = np.asarray(probabilities), np.eye(np.shape(probabilities)[-1], dtype=bool)
+    true, guess = classes[labels], classes[p.argmax(-1)]
+    right = (guess & true).sum(-1).reshape(-1, len(true)).mean(0)
+    f1, auc = _f1_and_auc(true, guess, p, np.asarray(patients), seed)
+    return {"accuracy": patient_accuracy(right, patients, seed), "macro F1": f1, "AUC": auc}
+
+
+def per_class_table(y_true, y_pred, titles, patients):
+    """One row a class, against the rest: sensitivity, specificity, F1, with intervals over patients."""
+    scores = [binary_scores(np.equal(y_true, k), np.equal(y_pred, k), patients) for k, _ in enumerate(titles)]
+    return pd.DataFrame(scores, index=titles, dtype=object)[["sensitivity", "specificity", "F1"]].map(str)
 
 
 def mcnemar(right_a, right_b):
-    """McNemar's exact test (1947) of two classifiers on the same images.
-
-    Parameters
-    ----------
-    right_a, right_b : [n] of bool, which images each one classifies rightly.
-
-    Returns
-    -------
-    only_a, only_b : int, images that only one of them has right. p : two-sided p-value; 1 where they agree.
-    """
-    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    n = only_a + only_b
-    return only_a, only_b, float(stats.binomtest(only_a, n).pvalue) if n else 1.0
+    """McNemar's exact test (1947), [n] of bool each: images that only a, only b has right; two-sided p."""
+    a, b = np.stack([right_a, right_b])
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return only_a, only_b, float(stats.binomtest(only_a, max(only_a + only_b, 1)).pvalue)  # 0 of 1: p = 1
 
 
-def bootstrap_by_group(score, groups, resamples=1000, confidence=0.95, seed=0):
-    """Percentile interval of a score over resampled patients: images of one patient are not independent.
-
-    Parameters
-    ----------
-    score : function (int array of positions) -> float; NaN where it is not defined (one class only).
-    groups : [n], the patient of each image.
-
-    Returns
-    -------
-    Interval, whose value is the score of all images.
-    """
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    rng = np.random.default_rng(seed)
-    draws = [
-        score(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
-        for _ in range(resamples)
-    ]
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Interval(float(score(np.arange(len(groups)))), float(low), float(high))
+def holm(p_values):
+    """P-values adjusted for their number by Holm's method (1979), in their order."""
+    order, factors = np.argsort(p_values), np.arange(len(p_values), 0, -1)
+    return np.maximum.accumulate(np.sort(p_values) * factors).clip(max=1)[np.argsort(order)]
 
 
-def paired_difference(right_a, right_b, groups, seed=0):
-    """How much more often a is right than b on the same images, [n] of bool each: Interval over patients."""
-    difference = np.asarray(right_a, "float64") - np.asarray(right_b, "float64")
-    return bootstrap_by_group(lambda rows: difference[rows].mean(), groups, seed=seed)
+def paired_difference(a, b, groups, seed=0, confidence=0.95):
+    """The mean of a - b on the same images, [n] of bool (right) or float (losses): Interval over groups."""
+    a, b, _ = np.stack([a, b, np.zeros(len(groups))])
+    if set(a) <= {0, 1} and (a == b).all():  # never a single point: at most Wilson's end for 0 of all groups
+        end = wilson(0, len(np.unique(groups)), confidence).high
+        return Interval(0.0, -end, end)
+    return bootstrap_by_group(lambda k: (a - b)[k].mean(), groups, seed=seed, confidence=confidence)
 
 
-def per_class_accuracy(y_true, y_pred, n_classes):
-    """The share of each class that is recognised (its recall): a list of Interval, in label order."""
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    return [wilson((y_pred[y_true == k] == k).sum(), (y_true == k).sum()) for k in range(n_classes)]
+def _difference(a, b):
+    """a - b of independent Intervals, their ends squared and added (Newcombe, 1998, method 10)."""
+    low, high = np.hypot(a.value - a.low, b.high - b.value), np.hypot(a.high - a.value, b.value - b.low)
+    return Interval(a.value - b.value, float(a.value - b.value - low), float(a.value - b.value + high))
 
 
-def pooled_validation(histories, sizes, epoch):
-    """Accuracy and loss over all held-out images of a cross-validation, after an epoch counted from 1.
-
-    Parameters
-    ----------
-    histories : list of dict with "val_accuracy" and "val_loss", one value an epoch; one dict a fold.
-    sizes : number of held-out images of each fold.
-
-    Returns
-    -------
-    accuracy : Interval (Wilson), each image being held out once.
-    loss : float, mean over the images.
-    """
-    sizes = np.asarray(sizes)
-    if not 1 <= epoch <= min(len(history["val_loss"]) for history in histories):
-        raise ValueError(f"epoch {epoch} was not trained in every fold")
-    accuracy = np.array([history["val_accuracy"][epoch - 1] for history in histories])
-    loss = np.array([history["val_loss"][epoch - 1] for history in histories])
-    return wilson(np.rint(accuracy * sizes).sum(), sizes.sum()), float(loss @ sizes / sizes.sum())
+def compare_with_report(k, n, reported_k, reported_n):
+    """Our k of n minus the report's (Interval), Fisher's exact p; "higher" or "lower" where p < 0.05."""
+    gap = _difference(wilson(k, n), wilson(reported_k, reported_n))
+    p = float(stats.fisher_exact([[k, n - k], [reported_k, reported_n - reported_k]])[1])
+    return Comparison(gap, p, "no difference shown" if p >= 0.05 else "higher" if gap.value > 0 else "lower")
 
 
-def fit_problems(history, y_pred, chance_loss):
-    """What went wrong in a fit, in words; an empty list if nothing did.
-
-    Parameters
-    ----------
-    history : dict with "loss", one value an epoch. y_pred : [n], predicted labels of some images.
-    chance_loss : float, the loss of a model that gives every class the same probability: log(classes) for
-        the cross-entropy.
-    """
-    first, last, problems = history["loss"][0], history["loss"][-1], []
-    if len(np.unique(y_pred)) == 1:
-        problems.append(f"it has collapsed: every image is called class {y_pred[0]}")
-    if not last <= first:
-        problems.append(f"it diverges: the training loss went from {first:.3f} to {last:.3f}")
-    if not last < chance_loss:
-        problems.append(f"it has learned nothing: the training loss, {last:.3f}, is no better than chance")
-    return problems
+def _columns(probabilities):
+    """Probabilities [n] or [n, 1] of label 1 as [n, 2]; [n, k] as they are."""
+    p = np.asarray(probabilities, "float64").reshape(len(probabilities), -1)
+    if not ((p >= 0) & (p <= 1 + 1e-6)).all():
+        raise ValueError("probabilities must lie between 0 and 1")
+    return p if p.shape[1] > 1 else np.hstack([1 - p, p])
 
 
-def verdict(reported, interval):
-    """Whether a reported value is "beaten", "met" or "missed" by a measured Interval.
+def image_losses(labels, probabilities):
+    """Cross-entropy of each image, float64 [n], from probabilities [n] or [n, 1] of label 1, or [n, k]."""
+    p, tiny = _columns(probabilities), np.finfo("float32").eps  # float32 comes no closer to 1
+    return -np.log(p[np.arange(len(p)), labels].clip(tiny, 1 - tiny))
 
-    "met" means that the report's value lies within the interval: this many images cannot tell them apart.
-    """
-    if interval.low > reported:
-        return "beaten"
-    return "missed" if interval.high < reported else "met"
+
+def calibration(labels, probabilities, n_bins=5):
+    """Brier score (1950; 0 to 2) and expected calibration error (Naeini et al., 2015) of equal bins: dict."""
+    p, brier = _columns(probabilities), "Brier score (0 to 2)"
+    k, confidence, right = p.shape[1], p.max(1), p.argmax(1) == labels
+    bins = ((confidence - 1 / k) / (1 - 1 / k) * n_bins).astype(int).clip(0, n_bins - 1)
+    error = np.abs(np.bincount(bins, confidence - right)).sum() / len(p)
+    return {brier: np.square(p - np.eye(k)[labels]).sum(1).mean(), "expected calibration error": error}
+
+
+def variant_table(probabilities, labels, patients, reference, claims, seed=0):
+    """Variants on the same images in pairs with `reference`: one row a name; claims: the report's words.
+
+    gained, lost : images that the variant alone, the reference alone has right. p : McNemar's, by Holm's
+    method, decides the outcome. loss difference : over patients, at Bonferroni's confidence."""
+    right = {name: _columns(p).argmax(1) == labels for name, p in probabilities.items()}
+    losses = {name: image_losses(labels, p) for name, p in probabilities.items()}
+    tests, rows = {name: mcnemar(right[name], right[reference]) for name in right if name != reference}, {}
+    for name, ok in right.items():
+        accuracy, loss = str(patient_accuracy(ok, patients, seed)), f"{losses[name].mean():.4f}"
+        rows[name] = {"report": claims.get(name, ""), "accuracy": accuracy, "loss": loss}
+    for (name, (gained, lost, _)), p in zip(tests.items(), holm([t[2] for t in tests.values()]), strict=True):
+        gap = paired_difference(losses[name], losses[reference], patients, seed, 1 - 0.05 / len(tests))
+        rows[name] |= {"gained": gained, "lost": lost, "p": p, "loss difference": f"{gap:+}"}
+        rows[name]["outcome"] = "no difference shown" if p >= 0.05 else "better" if gained > lost else "worse"
+    return pd.DataFrame(rows).T.fillna("")

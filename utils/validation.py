@@ -1,108 +1,123 @@
-"""Cross-validation of scikit-learn estimators, repeated, by patient, and against permuted labels."""
+"""Folds by patient, and what is measured on them: held-out scores, nested choices, permuted labels.
 
+Imports evaluation, and from data the error of an ImageSet that is too small.
+"""
+
+from collections import namedtuple
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.metrics import f1_score, roc_auc_score
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold
 
-from .data import grouped_folds
-from .evaluation import bootstrap_by_group
+from .data import DataError
+from .evaluation import image_losses, multiclass_scores
+
+Nested = namedtuple("Nested", "probabilities chosen")
+Permutation = namedtuple("Permutation", "observed null chance p")
 
 
-def held_out_probabilities(estimator, features, image_set, n_splits, seed, repeats=1, grouped=True):
-    """Probabilities of each image by estimators that did not see it, nor, if `grouped`, its patient.
+def grouped_folds(image_set, n_splits=5, seed=542):
+    """Folds that keep the classes' shares and never part a patient's images: list of (train, held out)."""
+    return inner_folds(image_set, np.arange(len(image_set.labels)), n_splits, seed)
 
-    Parameters
-    ----------
-    estimator : scikit-learn classifier, fitted anew (as a clone) in every fold.
-    features : float [n, d], in step with `image_set`.
-    n_splits, seed, repeats : each repeat draws its own folds, from seed, seed + 1, …
-    grouped : False takes every image for a patient of its own, as most submissions do.
 
-    Returns
-    -------
-    float64 [repeats, n, classes]
+def inner_folds(image_set, rows, n_splits=5, seed=542):
+    """The `grouped_folds` of the images at `rows`, as sorted positions in the whole set."""
+    labels, patients = image_set.labels[rows], image_set.patients[rows]
+    for label, name in enumerate(image_set.class_names):
+        if (n := len(np.unique(patients[labels == label]))) < n_splits:
+            raise DataError(f"Class {name} has {n} patients, too few for {n_splits} folds. Remedy: fewer.")
+    # Shuffled here: up to scikit-learn 1.6 the splitter's own shuffle loses the stratification.
+    _, patient = np.unique(patients, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(patient.max() + 1)
+    parts = StratifiedGroupKFold(n_splits).split(labels, labels, order[patient])
+    return [(np.sort(rows[train]), np.sort(rows[rest])) for train, rest in parts]
+
+
+def validation_split(image_set, fraction=0.2, seed=542):
+    """(train, validation) positions: one of the folds of about `fraction` (at most 0.5), drawn at random."""
+    if not 0 < fraction <= 0.5:
+        raise ValueError(f"fraction must be in (0, 0.5], got {fraction}")
+    folds = grouped_folds(image_set, round(1 / fraction), seed)
+    # Not the first: the splitter puts the patients with most images there, whatever the seed.
+    return folds[np.random.default_rng([seed, 1]).integers(len(folds))]
+
+
+def held_out_probabilities(estimator, features, image_set, folds):
+    """Probabilities by a clone fitted on the rest of each fold: float64 [n, classes], NaN where none is."""
+    labels, probabilities = image_set.labels, np.full((len(features), len(image_set.class_names)), np.nan)
+
+    def fit(train, rest):
+        fitted = clone(estimator).fit(features[train], labels[train])
+        p = np.zeros((len(rest), probabilities.shape[1]))
+        p[:, fitted.classes_] = fitted.predict_proba(features[rest])
+        return p
+
+    parts = Parallel()(delayed(fit)(*fold) for fold in folds)
+    for (_, rest), p in zip(folds, parts, strict=True):
+        probabilities[rest] = p
+    return probabilities
+
+
+def repeated_scores(estimator, features, image_set, n_splits, repeats, seed, grouped=True):
+    """`multiclass_scores` over folds that are drawn anew from seed, seed + 1, …
+
+    grouped=False takes every image for a patient of its own in the folds, as most submissions do.
     """
-    if not grouped:
-        image_set = replace(image_set, patients=image_set.files)
-    calls = (
-        delayed(cross_val_predict)(
-            clone(estimator),
-            features,
-            image_set.labels,
-            cv=grouped_folds(image_set, n_splits, seed + repeat),
-            method="predict_proba",
-        )
-        for repeat in range(repeats)
-    )
-    return np.stack(Parallel()(calls))
+    split = image_set if grouped else replace(image_set, patients=image_set.files)
+    folds = [grouped_folds(split, n_splits, seed + repeat) for repeat in range(repeats)]
+    p = [held_out_probabilities(estimator, features, image_set, one) for one in folds]
+    return multiclass_scores(image_set.labels, np.stack(p), image_set.patients, seed)
 
 
-def repeated_scores(probabilities, labels, groups, resamples=500, seed=0):
-    """Scores of a repeated cross-validation: their mean over the repeats, bootstrapped over patients.
+def mixtures(probabilities):
+    """Each of a dict of name -> array or list of arrays, and the mean of every subset: "a", "b", "a + b"."""
+    subsets = [c for size in range(1, len(probabilities) + 1) for c in combinations(probabilities, size)]
+    return {" + ".join(names): np.mean([probabilities[name] for name in names], axis=0) for names in subsets}
 
-    Parameters
-    ----------
-    probabilities : [repeats, n, classes]; labels : int [n]; groups : [n], the patient of each image.
 
-    Returns
-    -------
-    dict of Interval: "accuracy", "macro F1" and "AUC" (area under the ROC curve; of each class against the
-    rest, averaged, where there are more than two).
+def nested_choice(inner, outer, labels, folds):
+    """Choose by the lowest log loss anew in every outer fold: no image is scored that took part in a choice.
+
+    inner : dict, name -> [n, k] of each fold, held out within its training part and NaN elsewhere.
+    outer : dict, name -> [n, k], held out by `folds`. Returns Nested: probabilities [n, k], names by fold.
     """
-    labels, predicted = np.asarray(labels), probabilities.argmax(-1)
-    classes = range(probabilities.shape[-1])
-
-    def accuracy(rows):
-        return (predicted[:, rows] == labels[rows]).mean()
-
-    def macro_f1(rows):
-        return np.mean(
-            [
-                f1_score(labels[rows], p[rows], labels=classes, average="macro", zero_division=0)
-                for p in predicted
-            ]
-        )
-
-    def auc(rows):
-        if any(len(np.unique(labels[rows] == k)) < 2 for k in classes):
-            return np.nan
-        # With two classes both terms are equal.
-        return np.mean([roc_auc_score(labels[rows] == k, p[rows, k]) for p in probabilities for k in classes])
-
-    scores = {"accuracy": accuracy, "macro F1": macro_f1, "AUC": auc}
-    return {name: bootstrap_by_group(score, groups, resamples, seed=seed) for name, score in scores.items()}
+    probabilities, chosen = np.full(np.shape(next(iter(outer.values()))), np.nan), []
+    for k, (train, rest) in enumerate(folds):
+        losses = {}
+        for name in outer:
+            if np.isfinite(inner[name][k][rest]).any():
+                raise ValueError(f"{name}: the inner predictions of fold {k} reach into its held-out part")
+            losses[name] = image_losses(labels[train], inner[name][k][train]).mean()
+        chosen.append(min(losses, key=losses.get))
+        probabilities[rest] = outer[chosen[-1]][rest]
+    return Nested(probabilities, chosen)
 
 
 def permutation_test(estimator, features, image_set, n_splits, seed, permutations=100):
-    """Does the estimator score better on the true labels than on labels shuffled between patients?
+    """Is the held-out accuracy higher on the true labels than on labels that are shuffled between patients?
 
-    The images of a patient keep one common label, because shuffled images would be easier to tell from a
-    patient's other images than shuffled patients are.
-
-    Returns
-    -------
-    observed : float, accuracy on the true labels. null : float [permutations], on shuffled ones.
-    p : (1 + number of shuffled accuracies not below the observed one) / (1 + permutations), Phipson and
-    Smyth (2010).
+    The images of a patient keep a common label, else they would be easier to tell. Returns Permutation:
+    observed; null [permutations]; p, (1 + null not below observed) / (1 + permutations) (Phipson and Smyth,
+    2010); chance, what always guessing the commonest shuffled label scores: the mean share of the largest
+    class over 1,000 shufflings (above its true share, as patients differ in their number of images).
     """
+    bare = replace(image_set, images=image_set.labels)  # workers need no pixels
 
     def accuracy(labels):
-        shuffled = replace(image_set, labels=labels)
-        p = held_out_probabilities(estimator, features, shuffled, n_splits, seed)[0]
+        shuffled = replace(bare, labels=labels)
+        p = held_out_probabilities(estimator, features, shuffled, grouped_folds(shuffled, n_splits, seed))
         return (p.argmax(1) == labels).mean()
 
     # A patient with images of two classes counts as two here, so that every class keeps its units.
-    units, unit = np.unique(
-        np.char.add(image_set.patients.astype(str), image_set.labels.astype(str)), return_inverse=True
-    )
-    of_unit = np.empty(len(units), image_set.labels.dtype)
-    of_unit[unit] = image_set.labels
-    rng = np.random.default_rng(seed)
-    draws = (rng.permutation(of_unit)[unit] for _ in range(permutations))
-    null = np.array(Parallel()(delayed(accuracy)(labels) for labels in draws))
-    observed = accuracy(image_set.labels)
-    return float(observed), null, float((1 + (null >= observed).sum()) / (1 + permutations))
+    code = np.unique(image_set.patients, return_inverse=True)[1] * len(image_set.class_names)
+    _, first, unit = np.unique(code + image_set.labels, return_index=True, return_inverse=True)
+    rng, of_unit = np.random.default_rng(seed), image_set.labels[first]
+    draws = [rng.permutation(of_unit)[unit] for _ in range(max(1000, permutations))]
+    null = np.array(Parallel()(delayed(accuracy)(labels) for labels in draws[:permutations]))
+    observed, chance = accuracy(image_set.labels), np.mean([np.bincount(labels).max() for labels in draws])
+    p = (1 + (null >= observed).sum()) / (1 + permutations)
+    return Permutation(float(observed), null, float(chance / len(unit)), float(p))
