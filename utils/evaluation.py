@@ -124,6 +124,28 @@ def compare_with_report(k, n, reported_k, reported_n):
     return Comparison(gap, p, "no difference shown" if p >= 0.05 else "higher" if gap.value > 0 else "lower")
 
 
+def accuracy_table(right, patients, groups, seed=0):
+    """How many images of each group (dict, name -> bool [n]) are right, [n] of bool, with both intervals."""
+    rows = {}
+    for name, members in groups.items():
+        ok, of = right[members], patients[members]
+        over = [wilson(ok.sum(), len(ok)), patient_accuracy(ok, of, seed)] if len(ok) else ["", ""]
+        rows[name] = [int(ok.sum()), len(ok), len(set(of)), *map(str, over)]
+    columns = ["right", "images", "patients", "over images", "over patients"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def report_table(results, reported):
+    """Rows of an `accuracy_table` beside the report's (right, images): one rule for every outcome."""
+    rows = {}
+    for name, (k, n) in reported.items():
+        ours = [int(results.loc[name, column]) for column in ("right", "images")]
+        gap, p, outcome = compare_with_report(*ours, k, n)
+        rows[name] = [f"{k} of {n}", "{} of {}".format(*ours), f"{gap:+}", f"{p:.2f}", outcome]
+    columns = ["report", "this run", "difference", "p", "outcome"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
 def _columns(probabilities):
     """Probabilities [n] or [n, 1] of label 1 as [n, 2]; [n, k] as they are."""
     p = np.asarray(probabilities, "float64").reshape(len(probabilities), -1)

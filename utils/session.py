@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,22 @@ def choose_profile(requested, is_phantom):
     if requested and requested not in ("full", "quick"):
         raise ValueError(f"XRAY_PROFILE must be full or quick, not {requested!r}")
     return requested or ("quick" if is_phantom else "full")
+
+
+class Clock:
+    """The wall time of a run, by section: a call with a name gives it the seconds since the last call."""
+
+    def __init__(self):
+        self.laps, self.began = {}, time.perf_counter()
+
+    def __call__(self, name):
+        self.laps[name] = time.perf_counter() - self.began - sum(self.laps.values())
+
+    def minutes(self):
+        return (time.perf_counter() - self.began) / 60
+
+    def table(self):
+        return pd.DataFrame({"seconds": pd.Series(self.laps).round(1)})
 
 
 def show(frame, title=""):

@@ -10,7 +10,11 @@ from itertools import combinations
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from .data import DataError
 from .evaluation import image_losses, multiclass_scores
@@ -44,6 +48,11 @@ def validation_split(image_set, fraction=0.2, seed=542):
     folds = grouped_folds(image_set, round(1 / fraction), seed)
     # Not the first: the splitter puts the patients with most images there, whatever the seed.
     return folds[np.random.default_rng([seed, 1]).integers(len(folds))]
+
+
+def linear_probe(C=0.01):
+    """A logistic regression on the principal components of standardised features, to be fitted."""
+    return make_pipeline(StandardScaler(), PCA(0.95), LogisticRegression(C=C, solver="newton-cholesky"))
 
 
 def held_out_probabilities(estimator, features, image_set, folds):
