@@ -1,8 +1,8 @@
-"""The notebooks' first cell: it finds `utils` in every way that it offers, on a stand-in of Colab."""
+"""The notebooks' first cell: each way to the project's code works or is named, on a stand-in of Colab."""
 
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,32 +12,23 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FORM = re.compile(r'REPOSITORY = "[^"]*"')
-# Plays Colab: runs cells one after the other, hands out a zip, keeps pip from running, tells what came of it.
+OURS = {"utils/__init__.py": "", "utils/manifest.csv": "path\n", "requirements.txt": "imagehash\n"}
+# Plays Colab: the folder that it starts in stands first on sys.path and stays there, and files.upload keeps a
+# file that is there already and saves the new one under another name.
 COLAB = """
-import importlib.util, json, os, subprocess, sys, types
-options = json.loads(sys.argv[1])
-seen = {"uploads": 0, "pip": []}
-if options["colab"]:
-    def upload():
-        seen["uploads"] += 1
-        return {name: b"" for name in options["zips"]}
-    files = types.SimpleNamespace(upload=upload)
-    sys.modules["google"] = types.ModuleType("google")
-    sys.modules["google.colab"] = types.ModuleType("google.colab")
-    sys.modules["google.colab"].files = files
-run, find_spec = subprocess.run, importlib.util.find_spec
-def run_but_pip(command, **kwargs):
-    if "pip" not in command:
-        return run(command, **kwargs)
-    seen["pip"].append(command[command.index("pip") :])
-subprocess.run = run_but_pip
-importlib.util.find_spec = lambda name: None if name in options["missing"] else find_spec(name)
-sys.path.insert(0, "")  # as IPython does: modules are looked for in the working folder
-for cell in options["cells"]:
-    exec(compile(cell, "setup cell", "exec"), {})
+import json, os, pathlib, sys, types
+cell, colab, zips = (*json.loads(sys.argv[1]), True, [])[:3]
+def upload():
+    for path in map(pathlib.Path, zips):
+        free = [p for p in (path.name, f"{path.stem} (1){path.suffix}") if not os.path.exists(p)]
+        pathlib.Path(free[0]).write_bytes(path.read_bytes())
+    return {os.path.basename(path): b"" for path in zips}
+if colab:
+    sys.modules["google.colab"] = types.SimpleNamespace(files=types.SimpleNamespace(upload=upload))
+sys.path[:] = [os.getcwd(), *sys.path[1:], ""]
+exec(cell, {})
 import utils
-print(json.dumps({**seen, "cwd": os.getcwd(), "utils": utils.__file__}))
+print(os.path.relpath(os.path.dirname(utils.__file__)), os.getcwd())
 """
 
 
@@ -45,118 +36,85 @@ print(json.dumps({**seen, "cwd": os.getcwd(), "utils": utils.__file__}))
 def cell():
     cells = nbformat.read(ROOT / "Task1_binary.ipynb", as_version=4).cells
     source = next(cell.source for cell in cells if cell.cell_type == "code")
-    assert re.match(FORM, source)
-    return re.sub(FORM, 'REPOSITORY = ""', source)  # whatever `make badge` has filled in
-
-
-@pytest.fixture(scope="module")
-def tracked():
-    """The files of the repository."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("needs the git repository")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
-
-
-@pytest.fixture(scope="module")
-def archive(tracked, tmp_path_factory):
-    """The submission as a zip with one top folder."""
-    path = tmp_path_factory.mktemp("zip") / "xrays.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        for name in tracked:
-            file.write(ROOT / name, f"xrays-main/{name}")
-    return path
-
-
-@pytest.fixture(scope="module")
-def repository(tracked, tmp_path_factory):
-    path = tmp_path_factory.mktemp("git") / "xrays.git"
-    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(path)], check=True)
-    return path
+    return re.sub('^REPOSITORY = "[^"]*"', 'REPOSITORY = ""', source)  # whatever `make badge` has filled in
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a runtime in an empty folder and run cells; return the process and what it told."""
+    """Run a cell in the folder `content`, with a pip that leaves a note instead of installing."""
+    write(tmp_path, {"bin/pip": f'#!/bin/sh\necho "$@" > {tmp_path}/installed\n', "content/notes.txt": ""})
+    (tmp_path / "bin" / "pip").chmod(0o755)
+    own = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    where = {"cwd": tmp_path / "content", "env": os.environ | own, "capture_output": True, "text": True}
 
-    def run(*cells, colab=True, zips=(), missing=()):
-        options = {"cells": cells, "colab": colab, "zips": [str(z) for z in zips], "missing": missing}
-        folder = tmp_path / "content"
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", COLAB, json.dumps(options)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        return done, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    def run(*given):
+        return subprocess.run([sys.executable, "-c", COLAB, json.dumps(given, default=str)], **where)
 
     return run
 
 
-def of_repository(cell, address):
-    return re.sub(FORM, f'REPOSITORY = "{address}"', cell)
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def pack(path, files, top="xray/"):
+    with zipfile.ZipFile(path, "w") as archive:
+        [archive.writestr(f"{top}{name}", content) for name, content in files.items()]
+    return path
+
+
+@pytest.fixture
+def zips(tmp_path):
+    ours = pack(tmp_path / "xray.zip", OURS)
+    back = {name.replace("/", "\\"): text for name, text in OURS.items()}
+    return {
+        "plain": [ours],
+        "flat": [pack(tmp_path / "flat.zip", OURS, "")],
+        "backslashes": [pack(tmp_path / "windows.zip", back, "xray\\")],
+        "nested": [pack(tmp_path / "outer.zip", {"notes.txt": "", "xray.zip": ours.read_bytes()})],
+        "one of two": [pack(tmp_path / "a.zip", {"utils/manifest.py": ""}), ours],
+        "two": [ours, pack(tmp_path / "xray-old.zip", OURS)],
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "flat", "backslashes", "nested", "one of two", "two"])
+def test_zip_is_taken_whatever_package_utils_lies_beside(kind, cell, zips, start, tmp_path):
+    write(tmp_path / "content", {"utils/__init__.py": "raise ImportError", "utils/other.py": ""})
+    done = start(cell, True, zips[kind])
+    assert "Code: submission/" in done.stdout and done.stdout.split("\n")[-2].startswith("utils ")
+    assert ("/utils, not submission/xray-old.zip/" in done.stdout) == (kind == "two")
+    assert (tmp_path / "installed").read_text().split() == ["install", "-qr", "requirements.txt"]
+    again = start(cell)  # after a restart of the runtime, with nothing uploaded
+    assert again.stdout == done.stdout
 
 
 @pytest.mark.parametrize("colab", [False, True])
 def test_utils_beside_the_notebook_is_taken(colab, cell, start, tmp_path):
-    shutil.copytree(ROOT / "utils", tmp_path / "content" / "utils")
-    done, seen = start(cell, colab=colab)
-    assert done.returncode == 0, done.stderr
-    assert seen["cwd"] == str(tmp_path / "content") and seen["uploads"] == 0 and seen["pip"] == []
+    write(tmp_path / "content", OURS)
+    done = start(cell, colab)
+    assert done.returncode == 0 and f"utils {tmp_path / 'content'}\n" in done.stdout, done.stderr
+    assert (tmp_path / "installed").exists() == colab  # never unasked into a reader's own Python
 
 
-def test_repository_is_cloned(cell, repository, start):
-    done, seen = start(of_repository(cell, repository))
-    assert done.returncode == 0, done.stderr
-    assert Path(seen["utils"]).parent.parent == Path(seen["cwd"]) and "submission" in seen["cwd"]
-    assert (Path(seen["cwd"]) / "requirements.txt").is_file() and seen["uploads"] == 0
-
-
-def test_uploaded_zip_is_unpacked(cell, archive, start):
-    done, seen = start(cell, zips=[archive])
-    assert done.returncode == 0, done.stderr
-    assert Path(seen["cwd"]).name == "xrays-main" and Path(seen["utils"]).parent.parent == Path(seen["cwd"])
-    assert (Path(seen["cwd"]) / "requirements.txt").is_file() and seen["uploads"] == 1
-
-
-def test_cell_can_be_run_again(cell, archive, start):
-    done, seen = start(cell, cell, zips=[archive])
-    assert done.returncode == 0, done.stderr
-    assert seen["uploads"] == 1
-
-
-@pytest.mark.parametrize("way", ["repository", "zip"])
-def test_restarted_runtime_takes_what_is_there(way, cell, archive, repository, start):
-    source = of_repository(cell, repository) if way == "repository" else cell
-    first, before = start(source, zips=[archive])
-    again, after = start(source)  # nothing would be uploaded
-    assert first.returncode == again.returncode == 0, again.stderr
-    assert after["cwd"] == before["cwd"] and after["uploads"] == 0
+def test_repository_is_cloned(cell, start, tmp_path):
+    write(tmp_path / "origin", OURS)
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "Begin"]):
+        subprocess.run(["git", "-C", tmp_path / "origin", *command], check=True)
+    done = start(cell.replace('REPOSITORY = ""', f'REPOSITORY = "{tmp_path / "origin"}"'))
+    assert done.stdout.endswith("content/submission/clone\n"), done.stderr
 
 
 @pytest.mark.parametrize("way", ["no Colab", "nothing uploaded", "no zip", "another zip", "no repository"])
-def test_nothing_found_says_what_to_do(way, cell, start, tmp_path):
-    bad = tmp_path / "bad.zip"
-    bad.write_text("no archive")
-    if way == "another zip":
-        with zipfile.ZipFile(bad, "w") as file:
-            file.writestr("homework/utils/other.py", "")
-    source = of_repository(cell, tmp_path / "absent.git") if way == "no repository" else cell
-    zips = [bad] if way in ("no zip", "another zip") else []
-    done, _ = start(source, colab=way != "no Colab", zips=zips)
-    assert done.returncode == 1
-    assert "No utils/ here: put it beside this notebook, or give its repository or zip." in done.stderr
-
-
-def test_second_try_after_a_wrong_zip_succeeds(cell, archive, repository, start, tmp_path):
-    wrong = tmp_path / "wrong.zip"
-    with zipfile.ZipFile(wrong, "w") as file:
-        file.writestr("homework/notes.txt", "")
-    assert start(cell, zips=[wrong])[0].returncode == 1
-    done, _ = start(of_repository(cell, repository))
-    assert done.returncode == 0, done.stderr
-
-
-def test_only_what_is_missing_is_installed(cell, archive, start):
-    done, seen = start(cell, zips=[archive], missing=("imagehash", "sklearn"))
-    assert done.returncode == 0, done.stderr
-    (command,) = seen["pip"]
-    assert {"imagehash", "scikit-learn"} <= set(command) and "requirements.txt" in command
-    assert not {"tensorflow", "keras", "nbval", "jupyter"} & set(command)
+def test_nothing_found_says_what_to_do_and_a_second_try_succeeds(way, cell, zips, start, tmp_path):
+    (tmp_path / "wrong").mkdir()
+    wrong = pack(tmp_path / "wrong" / "xray.zip", {"utils/other.py": ""})
+    if way == "no zip":
+        wrong.write_text("no archive")
+    source = cell.replace('REPOSITORY = ""', 'REPOSITORY = "absent.git"') if way == "no repository" else cell
+    done = start(source, way != "no Colab", [wrong] if "zip" in way else [])
+    assert done.returncode == 1 and "give its repository or its zip" in done.stderr
+    assert ("absent.git" in done.stdout) == (way == "no repository")  # git's own words
+    assert start(cell, True, zips["plain"]).returncode == 0
