@@ -3,7 +3,7 @@
 # make regress     rerun both notebooks on what is here and compare with the committed ones (QUICK=1: quick profile)
 # make report      both committed notebooks and the source of utils as one HTML page and one PDF, in report/
 # make submission  submission.zip: all files that are committed
-# make bench       time this machine's training, into benchmarks/
+# make bench       time this machine's training, and how it grows, into benchmarks/
 # The first call sets up a virtual environment. PYTHON=python3.12 names another interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
