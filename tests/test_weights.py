@@ -1,370 +1,310 @@
-"""Weights: what is loaded where, what is said about the rest, and broken files that are named, not used."""
+"""Weights: what is loaded from where, what is said about the rest, and broken files or networks, named."""
 
+import contextlib
+import http.server
 import io
+import os
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
-from utils import weights
-from utils.weights import PARTIAL_FILES, load_backbone_weights, read_weight_file
+from utils.weights import load_backbone_weights, read_weight_file, weight_options
 
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "weights"
+H5 = "mobilenet_1_0_224_tf_no_top.h5"
 SHAPES = {"block1_conv1": (3, 3, 3, 8), "block1_conv2": (3, 3, 8, 8), "block2_conv1": (3, 3, 8, 64)}
 
 
 def convolutions():
     """Three small convolutions, named as in VGG16."""
-    layers = []
-    for name, shape in SHAPES.items():
-        layer = keras.layers.Conv2D(shape[3], 3, name=name)
+    layers = [keras.layers.Conv2D(shape[3], 3, name=name) for name, shape in SHAPES.items()]
+    for layer, shape in zip(layers, SHAPES.values(), strict=True):
         layer.build((None, 8, 8, shape[2]))
-        layers.append(layer)
     return layers
 
 
 def arrays_for(*names):
     """Made-up weights of the named convolutions."""
     rng = np.random.default_rng(0)
-    return {
-        f"{name}/{variable}": rng.normal(size=shape).astype("float32")
-        for name in names
-        for variable, shape in (("kernel", SHAPES[name]), ("bias", SHAPES[name][3:]))
-    }
+    parts = {(name, part) for name in names for part in ("kernel", "bias")}
+    shapes = {f"{n}/{part}": SHAPES[n][3 * (part == "bias") :] for n, part in sorted(parts)}
+    return {key: rng.normal(size=shape).astype("float32") for key, shape in shapes.items()}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Write arrays as the partial file of an architecture, and return its folder."""
-
-    def write(arrays, architecture="VGG16"):
-        np.savez(tmp_path / PARTIAL_FILES[architecture], **arrays)
-        return tmp_path
-
-    return write
-
-
-@pytest.fixture
-def keras_has(monkeypatch):
-    """Let Keras' own download give these arrays, or a note; count how often it is asked."""
-
-    def give(arrays, note=""):
-        asked = []
-        monkeypatch.setattr(weights, "_keras_imagenet", lambda name: asked.append(name) or (arrays, note))
-        return asked
-
-    return give
-
-
-@pytest.fixture
-def application(monkeypatch):
-    """Let a class of `keras.applications` raise an error or return a model, in place of any download."""
-
-    def replace(result, name="VGG16"):
-        def build(**settings):
-            assert settings == {"include_top": False, "weights": "imagenet", "input_shape": (224, 224, 3)}
-            print("Downloading data from somewhere")
-            if isinstance(result, Exception):
-                raise result
-            return result
-
-        monkeypatch.setattr(keras.applications, name, build)
-
-    return replace
+def load(folder, **files):
+    """Write arrays as weight files, load them into new convolutions: these, and the report."""
+    for kind, arrays in files.items():
+        np.savez(folder / f"vgg16_imagenet{'_partial' * (kind == 'partial')}.npz", **arrays)
+    layers = convolutions()
+    return layers, load_backbone_weights(layers, "VGG16", folder, download=False)
 
 
 def is_set(layer, arrays):
-    values = [np.asarray(v) for v in layer.weights]
-    return all(
-        np.array_equal(v, arrays[f"{layer.name}/{k}"])
-        for k, v in zip(("kernel", "bias"), values, strict=True)
-    )
+    return all(np.array_equal(v, arrays[f"{layer.name}/{v.name}"]) for v in layer.weights)
 
 
 # What is loaded, and what is said about it
 
 
-def test_complete_download_needs_no_folder(keras_has, tmp_path):
-    arrays = arrays_for(*SHAPES)
-    asked = keras_has(arrays)
-    layers = convolutions()
-    report = load_backbone_weights(layers, "VGG16", tmp_path / "absent")
-    assert asked == ["VGG16"] and all(is_set(layer, arrays) for layer in layers)
-    assert report.complete and report.pretrained == tuple(SHAPES) and report.initialised == ()
-    assert str(report) == "VGG16: 3 of 3 convolutions pre-trained (ImageNet, Keras' own file)"
+def test_a_complete_file_is_preferred_to_a_partial_one(tmp_path):
+    whole = arrays_for(*SHAPES)
+    layers, report = load(tmp_path, whole=whole, partial={"block1_conv1/kernel": np.zeros(1)})
+    assert all(is_set(layer, whole) for layer in layers) and report.complete
+    assert str(report) == "VGG16: 3 of 3 convolutions pre-trained (ImageNet, vgg16_imagenet.npz)"
 
 
-def test_failed_download_falls_back_to_the_folder_and_says_so(keras_has, folder):
-    arrays = arrays_for("block1_conv1", "block1_conv2")
-    keras_has({}, "No route.")
-    layers = convolutions()
-    report = load_backbone_weights(layers, "VGG16", folder(arrays))
-    assert is_set(layers[0], arrays) and is_set(layers[1], arrays)
-    assert not report.complete
-    assert report.pretrained == ("block1_conv1", "block1_conv2") and report.initialised == ("block2_conv1",)
-    assert str(report) == (
-        "VGG16: 2 of 3 convolutions pre-trained (ImageNet, vgg19_imagenet_partial.npz); "
-        "He-initialised: block2_conv1.\nNo route."
-    )
+def test_a_partial_file_leaves_the_rest_to_he_and_says_so(tmp_path):
+    arrays = arrays_for("block1_conv1", "block1_conv2") | {"block9/kernel": np.zeros((1, 1))}
+    layers, report = load(tmp_path, partial=arrays)
+    assert is_set(layers[0], arrays) and is_set(layers[1], arrays) and not report.complete
+    assert (report.share, report.initialised) == ("2 of 3", ("block2_conv1",))
+    assert "vgg16_imagenet_partial.npz); He-initialised: block2_conv1" in str(report)
 
 
-def test_no_download_is_tried_when_none_is_wanted(keras_has, folder):
-    asked = keras_has(arrays_for(*SHAPES))
-    report = load_backbone_weights(
-        convolutions(), "VGG16", folder(arrays_for("block1_conv1")), download=False
-    )
-    assert asked == [] and report.pretrained == ("block1_conv1",) and report.note == ""
+def test_without_any_file_all_is_he_initialised_by_the_seed(tmp_path):
+    _, report = load(tmp_path)
+    assert report.pretrained == () and not report.complete and "He-initialised: all" in str(report)
+
+    def kernels(seed):
+        load_backbone_weights(layers := convolutions(), "VGG16", download=False, seed=seed)
+        return np.concatenate([np.ravel(layer.kernel) for layer in layers])
+
+    assert np.array_equal(kernels(1), kernels(1)) and (kernels(1) != kernels(5)).all()
 
 
-def test_without_any_source_everything_is_initialised():
-    layers = convolutions()
-    report = load_backbone_weights(layers, "VGG16", download=False)
-    assert not report.complete and report.pretrained == report.identity == ()
-    assert report.initialised == tuple(SHAPES) and report.source == "no pre-trained weights"
-    assert all(np.all(np.asarray(layer.bias) == 0) for layer in layers)
+def test_he_keeps_the_scale():
+    """He et al. (2015): deviation sqrt(2 / fan_in); each output of a depthwise kernel sees one channel."""
+    plain, depthwise = keras.layers.Conv2D(64, 3, name="a"), keras.layers.DepthwiseConv2D(3, name="b")
+    plain.build((None, 8, 8, 8))
+    depthwise.build((None, 8, 8, 512))
+    load_backbone_weights([plain, depthwise], "MobileNet", download=False)
+    assert np.std(plain.kernel) == pytest.approx(np.sqrt(2 / (3 * 3 * 8)), rel=0.03)
+    assert np.std(depthwise.kernel) == pytest.approx(np.sqrt(2 / 9), rel=0.05)
 
 
-def test_architecture_without_a_partial_file_is_noted(tmp_path):
-    report = load_backbone_weights(convolutions(), "Xception", tmp_path, download=False)
-    assert "no file for Xception" in str(report) and report.pretrained == ()
-
-
-def test_layers_may_come_from_a_generator(folder):
-    report = load_backbone_weights(
-        (layer for layer in convolutions()), "VGG16", folder(arrays_for("block1_conv1")), download=False
-    )
-    assert report.pretrained == ("block1_conv1",) and len(report.initialised) == 2
-
-
-def test_keys_of_other_layers_do_no_harm(folder):
-    arrays = {**arrays_for("block1_conv1"), "block9_conv9/kernel": np.zeros((1, 1), "float32")}
-    report = load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
-    assert report.pretrained == ("block1_conv1",)
+REAL_FILES = {"VGG16": "13 of 13", "VGG19": "8 of 16", "MobileNet": "27 of 27"}
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("architecture", "pretrained"), [("VGG16", 7), ("VGG19", 8), ("MobileNet", 26)])
-def test_real_partial_files(architecture, pretrained, pytestconfig):
-    build = getattr(keras.applications, architecture)
-    base = build(include_top=False, weights=None, input_shape=(224, 224, 3))
-    shared = pytestconfig.rootpath.parent / "shared" / "weights"
-    report = load_backbone_weights(base.layers, architecture, shared, download=False)
-    assert len(report.pretrained) == pretrained
-    assert report.identity == (("conv_pw_13",) if architecture == "MobileNet" else ())
-    assert report.initialised[:1] == (() if architecture == "MobileNet" else ("block4_conv1",))
+@pytest.mark.parametrize(("architecture", "share"), REAL_FILES.items())
+def test_real_files(architecture, share):
+    base = getattr(keras.applications, architecture)(include_top=False, weights=None, input_shape=(64, 64, 3))
+    assert load_backbone_weights(base.layers, architecture, SHARED, download=False).share == share
 
 
-# Files that are broken
+# Folders and files that are broken
 
 
-def test_wrong_shape_names_the_layer(folder):
-    arrays = arrays_for("block1_conv1", "block1_conv2")
-    arrays["block1_conv2/kernel"] = np.zeros((3, 3, 8, 9), "float32")
-    with pytest.raises(ValueError, match=r"block1_conv2.*\(3, 3, 8, 8\).*\(3, 3, 8, 9\)"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
+@pytest.mark.parametrize("requested", ["absent", "~/nowhere", ".", "x" * 5000, "file.txt"])
+def test_a_folder_without_weights_is_named(requested, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"XRAY_WEIGHTS=.*Remedy"):
+        weight_options(requested)
 
 
-@pytest.mark.parametrize("missing", ["kernel", "bias"])
-def test_half_a_layer_is_refused(missing, folder):
-    arrays = arrays_for("block1_conv1", "block1_conv2")
-    del arrays[f"block1_conv2/{missing}"]
-    with pytest.raises(ValueError, match=f"block1_conv2 is incomplete, block1_conv2/{missing} is missing"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
+def test_weights_are_downloaded_random_or_from_a_folder_of_ones_home(tmp_path, monkeypatch):
+    assert weight_options(None) == weight_options("") == {"weight_folder": None, "download": True}
+    assert weight_options("none") == {"weight_folder": None, "download": False}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "vgg16_imagenet.npz").touch()
+    assert weight_options("~")["weight_folder"] == tmp_path
 
 
-def test_file_of_another_network_is_refused(folder):
-    arrays = {"stem/kernel": np.zeros((3, 3, 3, 8), "float32")}
-    with pytest.raises(ValueError, match="not one layer"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
+WHOLE, FIRST, OTHER = arrays_for(*SHAPES), arrays_for("block1_conv1"), "block1_conv2/bias"
+WRONG = [
+    (
+        "partial",
+        FIRST | {"block1_conv2/kernel": np.zeros((3, 3, 8, 9)), OTHER: np.zeros(8)},
+        r"8, 8\).*8, 9\)",
+    ),
+    ("partial", {OTHER: np.zeros(8)}, r"block1_conv2 must have .*kernel.* has \{'block1_conv2/bias'"),
+    ("partial", {"stem/kernel": np.zeros((3, 3, 3, 8))}, "not one layer of this file"),
+    ("whole", FIRST, r"layer block1_conv2 must have .*, the file has \{\}"),
+    ("whole", WHOLE | {OTHER: np.full(8, np.nan)}, "conv2/bias is not all finite numbers.*Remedy"),
+    ("whole", WHOLE | {OTHER: np.full(8, -np.inf)}, "conv2/bias is not all finite numbers.*Remedy"),
+    ("whole", WHOLE | {OTHER: np.array(["a"] * 8)}, "corrupt.*Remedy"),
+    ("whole", WHOLE | {OTHER: np.array([None] * 8)}, "corrupt.*Remedy"),
+]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_value_that_is_not_finite_names_its_key(value, folder):
-    arrays = arrays_for("block1_conv1", "block1_conv2")
-    arrays["block1_conv2/bias"][3] = value
-    with pytest.raises(ValueError, match=r"block1_conv2/bias.*not finite.*anew"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
+@pytest.mark.parametrize(("kind", "arrays", "said"), WRONG)
+def test_a_file_with_wrong_layers_is_refused(kind, arrays, said, tmp_path):
+    with pytest.raises(ValueError, match=rf"vgg16_imagenet(_partial)?\.npz.*{said}"):
+        load(tmp_path, **{kind: arrays})
 
 
-@pytest.mark.parametrize("values", [np.arange(8), np.array(["a"] * 8), np.array([None] * 8, object)])
-def test_values_that_are_no_floats_are_refused(values, folder):
-    arrays = {**arrays_for("block1_conv2"), "block1_conv1/bias": values}
-    with pytest.raises(ValueError, match=r"vgg19_imagenet_partial\.npz.*anew"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays), download=False)
-
-
-def npy(good):
-    """A sound file of the other format, which holds one array without a name."""
-    stream = io.BytesIO()
-    np.save(stream, np.zeros(1))
-    return stream.getvalue()
-
-
-def flipped(good):
-    """The file with one bit changed in the middle of its data."""
-    return good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :]
+SPOILT = [lambda good: good[: len(good) // 2], lambda _: b"version https://git-lfs", lambda _: b""]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda good: good[: len(good) // 2],
-        lambda good: b"version https://git-lfs",
-        lambda good: b"",
-        flipped,
-        npy,
-    ],
-    ids=["truncated", "not a zip", "empty", "one bit", "an .npy"],
-)
-def test_corrupt_file_is_named_with_the_remedy(spoil, save, tmp_path):
-    path = tmp_path / "file.npz"
-    save(path, **arrays_for("block2_conv1"))
-    path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"file\.npz is corrupt.*Fetch"):
-        read_weight_file(path)
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_corrupt_file_is_named_with_the_remedy(spoil, save, tmp_path):
+    save(tmp_path / "file.npz", **arrays_for("block2_conv1"))
+    (tmp_path / "file.npz").write_bytes(spoil((tmp_path / "file.npz").read_bytes()))
+    with pytest.raises(ValueError, match=r"file\.npz is corrupt.*Remedy: fetch"):
+        read_weight_file(tmp_path / "file.npz")
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_no_flipped_bit_gives_another_error_or_a_changed_value(save, tmp_path):
-    path, arrays = tmp_path / "file.npz", {"a/kernel": np.arange(100, dtype="float32")}
-    save(path, **arrays)
+def test_no_flipped_bit_changes_a_value(tmp_path):
+    path, values = tmp_path / "file.npz", np.arange(100, dtype="float32")
+    np.savez(path, **{"a/kernel": values})
     good = path.read_bytes()
-    for position in range(0, len(good), 2):
-        bad = bytearray(good)
-        bad[position] ^= 1 << position % 8
-        path.write_bytes(bad)
+    for position in range(0, len(good), 4):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
         try:
             read = read_weight_file(path)
         except ValueError:
             continue
-        assert all(np.array_equal(values, arrays["a/kernel"]) for values in read.values()), position
+        assert all(np.array_equal(array, values) for array in read.values()), position
 
 
-def test_whole_file_is_read_as_it_was_written(folder):
-    arrays = arrays_for(*SHAPES)
-    read = read_weight_file(folder(arrays) / PARTIAL_FILES["VGG16"])
-    assert read.keys() == arrays.keys() and all(np.array_equal(read[k], arrays[k]) for k in arrays)
+# Keras' own download, in processes with a Keras folder of their own
 
 
-@pytest.mark.parametrize("place", ["", "absent"])
-def test_missing_file_or_folder_is_named_with_the_remedy(place, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"vgg19_imagenet_partial\.npz.*XRAY_WEIGHTS"):
-        load_backbone_weights(convolutions(), "VGG16", tmp_path / place, download=False)
+def start(script, home, *args):
+    """Start a script that prints with that Keras folder."""
+    environment = os.environ | {"KERAS_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, *map(str, args)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_nothing_is_set_by_a_file_that_is_refused_at_reading(folder):
-    arrays = arrays_for(*SHAPES)
-    arrays["block2_conv1/bias"][0] = np.nan
-    layers = convolutions()
-    before = [np.array(layer.kernel) for layer in layers]
-    with pytest.raises(ValueError):
-        load_backbone_weights(layers, "VGG16", folder(arrays), download=False)
-    assert all(np.array_equal(layer.kernel, kernel) for layer, kernel in zip(layers, before, strict=True))
+def lines(process):
+    """What it printed in the end."""
+    return [line.strip() for line in process.communicate(timeout=120)[0].splitlines()]
 
 
-# Initialisation of the rest
+def keras_folder(folder, content):
+    """A folder of Keras that holds a file of MobileNet's weights."""
+    (folder / "models").mkdir()
+    (folder / "models" / H5).write_bytes(content)
+    return folder
 
 
-def kernels(seed):
-    layers = convolutions()
-    load_backbone_weights(layers, "VGG16", download=False, seed=seed)
-    return [np.asarray(layer.kernel) for layer in layers]
+@contextlib.contextmanager
+def serving(server):
+    """Run a server in a thread: its port."""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with server:
+        yield server.server_address[1]
+        server.shutdown()
 
 
-def test_initialisation_follows_the_seed():
-    first, again, other = kernels(1), kernels(1), kernels(5)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+UNREACHABLE = """
+import os, sys, urllib.request
+from utils import weights
+weights.SILENCE = 1
+for port in sys.argv[1:]:
+    os.environ["https_proxy"] = f"http://127.0.0.1:{port}"
+    urllib.request.install_opener(None)  # the one that urllib keeps has the proxy of before
+    weights.UNREACHED.clear()
+    for _ in range(2):
+        note = weights.load_backbone_weights([], "VGG16").note
+    print(note)
+try:
+    weights.load_backbone_weights([], "MobileNet")
+except ValueError as error:
+    print(error)
+"""
+# What is said of a server, and what a proxy answers in its stead.
+FAULTS = {
+    "timed out": b"",
+    "TLS: [SSL": b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100),
+    "403 Forbidden": b"HTTP/1.1 403 Forbidden\r\n\r\n",
+}
 
 
-def test_layers_of_one_shape_differ():
-    layers = [keras.layers.Conv2D(8, 3, name=name) for name in ("a", "b")]
-    for layer in layers:
-        layer.build((None, 8, 8, 8))
-    load_backbone_weights(layers, "VGG16", download=False)
-    assert not np.array_equal(layers[0].kernel, layers[1].kernel)
+def test_a_server_that_cannot_be_reached_is_asked_once_and_a_broken_file_named(tmp_path):
+    asked, home = [], keras_folder(tmp_path, b"half")
 
+    def proxy(said):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                asked.append(said)
+                self.request.recv(4096)
+                self.request.sendall(FAULTS[said])
+                self.request.recv(4096)  # until the other side gives up
 
-def test_he_keeps_the_scale():
-    """He et al. (2015): a standard deviation of sqrt(2 / fan_in)."""
-    kernel = kernels(0)[2]
-    assert kernel.std() == pytest.approx(np.sqrt(2 / (3 * 3 * 8)), rel=0.03)
-    assert abs(kernel.mean()) < 0.01
+        return serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
 
-
-def test_he_counts_one_channel_for_a_depthwise_kernel():
-    """Each output of a depthwise convolution sees one channel only: 9 values, however many channels."""
-    layer = keras.layers.DepthwiseConv2D(3, use_bias=False, name="conv_dw_1")
-    layer.build((None, 8, 8, 512))
-    load_backbone_weights([layer], "MobileNet", download=False)
-    assert np.asarray(layer.kernel).std() == pytest.approx(np.sqrt(2 / 9), rel=0.05)
-
-
-# The pass-through of MobileNet's last convolution
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(proxy(said)) for said in FAULTS]
+        *notes, broken = lines(start(UNREACHABLE, home, *ports))
+    assert asked == list(FAULTS)
+    for note, said in zip(notes, FAULTS, strict=True):
+        assert note.startswith("Keras' ImageNet weights could not be downloaded (") and said in note
+    assert "Keras' own weights cannot be read" in broken and "Remedy: delete MobileNet's file" in broken
 
 
 @pytest.fixture(scope="module")
-def mobilenet():
-    return keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3), alpha=0.25)
+def h5():
+    """Keras' own file of MobileNet as bytes, made of the one in ../shared; Keras checks no hash of it."""
+    arrays, stream = read_weight_file(SHARED / "mobilenet_imagenet.npz"), io.BytesIO()
+    model = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
+    names = [layer.name for layer in model.layers if layer.weights]
+    with h5py.File(stream, "w") as file:
+        file.attrs["layer_names"] = names
+        for name in names:
+            own = [key for key in arrays if key.startswith(f"{name}/")]
+            file.create_group(name).attrs["weight_names"] = own
+            for key in own:
+                file[f"{name}/{key}"] = arrays[key]
+    return stream.getvalue()
 
 
-def test_last_pointwise_convolution_passes_its_input_through(mobilenet, folder):
-    rng = np.random.default_rng(0)
-    # The real file holds the batch normalisation of the convolution that it lacks; here, too.
-    arrays = {
-        f"conv_pw_13_bn/{name}": rng.uniform(1, 2, 256).astype("float32")
-        for name in ("gamma", "beta", "moving_mean", "moving_variance")
-    }
-    arrays["conv_dw_13/depthwise_kernel"] = rng.normal(size=(3, 3, 256, 1)).astype("float32")
-    report = load_backbone_weights(mobilenet.layers, "MobileNet", folder(arrays, "MobileNet"), download=False)
-    assert report.identity == ("conv_pw_13",) and not report.complete
-    assert report.pretrained == ("conv_dw_13",)
-    assert "passing their input through: conv_pw_13" in str(report)
-    ends = [mobilenet.get_layer(name).output for name in ("conv_dw_13_relu", "conv_pw_13_relu")]
-    tail = keras.Model(mobilenet.get_layer("conv_dw_13").input, ends)
-    before, after = (np.asarray(x) for x in tail(rng.uniform(0, 6, (4, 2, 2, 256)).astype("float32")))
-    assert before.min() == 0 and before.max() == 6 and before.std() > 1  # both ends of ReLU6
-    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+FEATURES = """
+import sys, numpy as np
+from utils.models import build_multiclass, feature_model
+noise = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype("uint8")
+features = []
+for folder in (None, sys.argv[1]):
+    model, report = build_multiclass("MobileNet", weight_folder=folder)
+    print(report)
+    features.append(feature_model(model, "average_pool").predict_on_batch(noise))
+print(np.ptp(features[0]) > 1, np.array_equal(*features))
+"""
 
 
-def test_untrained_mobilenet_passes_nothing_through(mobilenet):
-    report = load_backbone_weights(mobilenet.layers, "MobileNet", download=False)
-    assert report.identity == () and "conv_pw_13" in report.initialised and len(report.initialised) == 27
+@pytest.mark.shared
+def test_keras_own_weights_are_those_of_the_folder_to_the_bit(h5, tmp_path):
+    report = "MobileNet: 27 of 27 convolutions pre-trained (ImageNet, {})".format
+    said = [report("Keras' own file"), report("mobilenet_imagenet.npz"), "True True"]
+    assert lines(start(FEATURES, keras_folder(tmp_path, h5), SHARED)) == said
 
 
-# Keras' own download, which no test starts
+TWICE = """
+import sys, keras
+from utils.models import build_multiclass
+sys.modules[keras.applications.MobileNet.__module__].BASE_WEIGHT_PATH = f"http://127.0.0.1:{sys.argv[1]}/"
+print(build_multiclass("MobileNet")[1].share)
+"""
 
 
-def test_unreachable_server_gives_no_weights_and_the_reason(application, capsys):
-    application(Exception("URL fetch failure on https://somewhere: None -- [Errno -3] no name resolution"))
-    arrays, note = weights._keras_imagenet("VGG16")
-    assert arrays == {} and "could not be downloaded" in note
-    assert capsys.readouterr().out == ""
+@pytest.mark.shared
+def test_two_processes_may_download_at_once(h5, tmp_path):
+    """From a server that takes two seconds, so that each process sees the other's half-written file."""
+    asked = []
 
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(h5)))
+            self.end_headers()
+            for position in range(0, len(h5), len(h5) // 20):
+                self.wfile.write(h5[position : position + len(h5) // 20])
+                time.sleep(0.1)
 
-@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), TimeoutError("timed out")])
-def test_broken_connection_gives_no_weights_either(error, application):
-    application(error)
-    arrays, note = weights._keras_imagenet("VGG16")
-    assert arrays == {} and "could not be downloaded" in note
-
-
-def test_unreachable_server_and_no_folder_is_told_in_the_report(application):
-    application(Exception("URL fetch failure on https://somewhere"))
-    report = load_backbone_weights(convolutions(), "VGG16")
-    assert report.pretrained == () and "could not be downloaded" in str(report)
-
-
-def test_corrupt_file_in_keras_cache_is_named_with_the_remedy(application, folder):
-    application(OSError("Unable to synchronously open file (file signature not found)"))
-    with pytest.raises(ValueError, match=r"VGG16.*signature.*Delete.*~/\.keras/models"):
-        load_backbone_weights(convolutions(), "VGG16", folder(arrays_for("block1_conv1")))
-
-
-def test_keras_weights_are_keyed_as_in_the_files(application):
-    layers = [keras.layers.Conv2D(2, 1, name="a"), keras.layers.DepthwiseConv2D(3, name="b")]
-    model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
-    application(model, "MobileNet")
-    arrays, note = weights._keras_imagenet("MobileNet")
-    assert sorted(arrays) == ["a/bias", "a/kernel", "b/bias", "b/depthwise_kernel"] and note == ""
-    assert np.array_equal(arrays["b/depthwise_kernel"], layers[1].kernel)
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)) as port:
+        both = [start(TWICE, tmp_path, port) for _ in range(2)]
+        assert [lines(process) for process in both] == [["27 of 27"]] * 2
+    assert asked == [f"/{H5}"] and (tmp_path / "models" / H5).read_bytes() == h5
