@@ -1,25 +1,17 @@
-"""The focal loss of Lin et al. (2017), for a sigmoid output and binary labels."""
+"""The focal loss of Lin et al. (2017), for a sigmoid output and binary labels.
+
+Imports nothing of ours."""
 
 import keras
 from keras import ops
 
 
 def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
-    """Focal loss of every element, FL = -alpha_t (1 - p_t)^gamma log(p_t).
+    """Focal loss of every element, FL = -alpha_t (1 - p_t)^gamma log(p_t), in nats.
 
-    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5. The weight is `alpha`
-    where the label is 1 and `1 - alpha` where it is 0.
-
-    Parameters
-    ----------
-    y_true : tensor of 0 and 1, any shape.
-    y_pred : float tensor of the same shape: probabilities of label 1, or logits if `from_logits`.
-    alpha : float in [0, 1], the weight of label 1.
-    gamma : float >= 0, the focusing exponent; 0 gives the weighted cross-entropy.
-
-    Returns
-    -------
-    tensor of the same shape, of Keras' `floatx` (float32 by default), in nats.
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5. `y_true` are 0 and 1, `y_pred`
+    probabilities of label 1 or, if `from_logits`, logits of the same shape. `alpha` weighs label 1 and
+    `1 - alpha` label 0; `gamma` = 0 gives the weighted cross-entropy. The result is of Keras' `floatx`.
     """
     # In Keras' own precision, as in its losses: 16 bits round 1 - epsilon, the highest probability, to 1.
     y_true, y_pred = (ops.cast(y, keras.config.floatx()) for y in (y_true, y_pred))
@@ -39,21 +31,15 @@ def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
 
 @keras.saving.register_keras_serializable(package="xray")
 class BinaryFocalLoss(keras.losses.Loss):
-    """`binary_focal_loss` as a Keras loss, averaged over the last axis and then by `reduction`.
+    """`binary_focal_loss` as a Keras loss (Keras' own ignores `alpha` by default).
 
-    Equal to `keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)`; Keras' own ignores `alpha`
-    unless that argument is given.
-
-    Raises
-    ------
-    ValueError
-        If `alpha` is outside [0, 1] or `gamma` is negative.
+    ValueError if `alpha` is outside [0, 1] or `gamma` is negative.
     """
 
     def __init__(self, alpha=0.25, gamma=2.0, from_logits=False, name="binary_focal_loss", **kwargs):
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-        if gamma < 0:
+        if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, not {gamma}")
         super().__init__(name=name, **kwargs)
         self.alpha, self.gamma, self.from_logits = alpha, gamma, from_logits
