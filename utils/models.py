@@ -1,8 +1,9 @@
-"""The report's architectures: a pre-trained backbone, its preprocessing, and a head of dense layers.
+"""The report's models: a backbone with its preprocessing, and a head of dense layers; their parts and costs.
 
-Every model here takes RGB images of 0 to 255 (uint8 or float): the preprocessing that its backbone was
-trained with is its first layer, so that nobody can forget it. That layer has no parameters.
-"""
+May import: weights. A model takes RGB images of 0 to 255, is a chain of layers, of which one may be a nested
+backbone, and ends in probabilities."""
+
+import math
 
 import keras
 import numpy as np
@@ -11,40 +12,21 @@ from .weights import load_backbone_weights
 
 IMAGE_SHAPE = (224, 224, 3)
 # The mode of `keras.applications.imagenet_utils.preprocess_input` that each backbone was trained with.
-# MobileNetV3 carries its own.
-PREPROCESSING = {
-    "VGG16": "caffe",
-    "VGG19": "caffe",
-    "MobileNet": "tf",
-    "MobileNetV2": "tf",
-    "MobileNetV3Small": None,
-    "MobileNetV3Large": None,
-}
-BATCH_NORM_MOMENTUM = 0.9
+PREPROCESSING = {"VGG16": "caffe", "VGG19": "caffe", "MobileNet": "tf", "MobileNetV2": "tf"}
+PREPROCESSING |= {"MobileNetV3Small": None, "MobileNetV3Large": None}  # their own first layer
 
 
 @keras.saving.register_keras_serializable(package="xray")
 class ImagenetPreprocessing(keras.layers.Layer):
-    """Map RGB of 0 to 255 to what an ImageNet backbone expects.
-
-    Mode "caffe" gives BGR minus the ImageNet mean, "tf" scales to -1..1, "torch" normalises each channel.
-    """
+    """Map RGB of 0 to 255 to BGR minus ImageNet's mean (mode "caffe") or to -1..1 ("tf"); no parameters."""
 
     def __init__(self, mode, **kwargs):
-        if mode not in ("caffe", "tf", "torch"):
-            raise ValueError(f"mode must be 'caffe', 'tf' or 'torch', not {mode!r}")
         super().__init__(**kwargs)
         self.mode = mode
 
     def call(self, images):
-        images = keras.ops.cast(images, "float32")  # 16 bits would round before the mean is taken away
-        images = keras.applications.imagenet_utils.preprocess_input(
-            images, data_format="channels_last", mode=self.mode
-        )
-        return keras.ops.cast(images, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+        preprocess = keras.applications.imagenet_utils.preprocess_input
+        return preprocess(keras.ops.cast(images, "float32"), data_format="channels_last", mode=self.mode)
 
     def get_config(self):
         return {**super().get_config(), "mode": self.mode}
@@ -53,140 +35,168 @@ class ImagenetPreprocessing(keras.layers.Layer):
 def build_vgg16_binary(backbone="VGG16", dropout=0.0, weight_folder=None, download=True, seed=0):
     """Build the model of Task 1 (the report's Figure 1): frozen VGG16 inlined, `dense_feature`, a sigmoid.
 
-    Parameters
-    ----------
-    backbone : "VGG16" or "VGG19".
-    dropout : float in [0, 1): rate after Flatten and before the output; 0 adds no layer.
-    weight_folder, download : as in `utils.weights.load_backbone_weights`.
-    seed : int, of every random initial weight and of the dropout.
-
-    Returns
-    -------
-    model : keras.Model, [n, 224, 224, 3] of 0 to 255 -> [n, 1], the probability of label 1.
-        21,137,729 parameters with VGG16, of which 6,423,041 are trainable.
-    report : WeightReport
+    `dropout` is the rate after Flatten and before the output (0 adds no layer); `seed` decides all random
+    weights; `backbone` is "VGG16" or "VGG19". Returns the model, [n, 224, 224, 3] -> [n, 1], the probability
+    of label 1 (21,137,729 parameters, 6,423,041 of them trainable), and a WeightReport.
     """
-    if backbone not in ("VGG16", "VGG19"):
-        raise ValueError(f"backbone must be 'VGG16' or 'VGG19', not {backbone!r}")
-    inputs = keras.Input(IMAGE_SHAPE, name="image")
-    mode = PREPROCESSING[backbone]
-    preprocessed = ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(inputs)
-    application = getattr(keras.applications, backbone)
-    base = application(include_top=False, weights=None, input_tensor=preprocessed)
+    inputs, x = _inputs(backbone, ("VGG16", "VGG19"))
+    base = getattr(keras.applications, backbone)(include_top=False, weights=None, input_tensor=x)
     report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
     if report.initialised:
         normalise_scale(base, base.get_layer(report.initialised[0]))
     base.trainable = False
-    outputs = _binary_head(keras.layers.Flatten(name="flatten")(base.output), dropout, seed)
+    outputs = _head(keras.layers.Flatten(name="flatten")(base.output), 1, dropout, seed)
     return keras.Model(inputs, outputs, name=f"{backbone}_binary"), report
 
 
 def build_multiclass(
-    backbone,
-    n_classes=4,
-    dropout=0.0,
-    momentum=BATCH_NORM_MOMENTUM,
-    weight_folder=None,
-    download=True,
-    seed=0,
+    backbone, n_classes=4, dropout=0.0, momentum=0.9, weight_folder=None, download=True, seed=0
 ):
-    """Build a model of Task 2: a nested backbone, a head with `feature_dense`, a softmax.
+    """Build a model of Task 2: a nested backbone, a head with `feature_dense`, a softmax; and a WeightReport.
 
-    VGG is frozen; its head is Flatten and 256 units (the report's `VGG16`: 21,138,500 parameters, 6,423,812
-    of them trainable). A MobileNet is fine-tuned whole; its head is global average pooling, Flatten, 512 and
-    256 units (the report's `MobileNet`: 3,886,020 and 3,864,132).
-
-    Parameters
-    ----------
-    backbone : one of `PREPROCESSING`.
-    n_classes : int; dropout : rate before `feature_dense` and before the output, 0 adds no layer.
-    momentum : of the backbone's batch normalisations. Keras' 0.99 lets their moving statistics lag behind the
-        weights for hundreds of steps, so that validation sits at chance while training accuracy is 1.
-    weight_folder, download : as in `utils.weights.load_backbone_weights`.
-    seed : int, of every random initial weight and of the dropout.
-
-    Returns
-    -------
-    model : keras.Model, [n, 224, 224, 3] of 0 to 255 -> [n, n_classes] probabilities.
-    report : WeightReport
+    VGG is frozen, its head Flatten and 256 units (VGG16: 21,138,500 parameters, 6,423,812 trainable). A
+    MobileNet is fine-tuned whole, its head global average pooling, Flatten, 512 and 256 units (MobileNet:
+    3,886,020 and 3,864,132). `momentum` is of the backbone's batch normalisations: Keras' 0.99 lets their
+    statistics lag hundreds of steps behind the weights. The rest is as for `build_vgg16_binary`.
     """
-    if backbone not in PREPROCESSING:
-        raise ValueError(f"backbone must be one of {', '.join(PREPROCESSING)}, not {backbone!r}")
-    is_vgg, mode = backbone.startswith("VGG"), PREPROCESSING[backbone]
+    inputs, x = _inputs(backbone, PREPROCESSING)
     base = getattr(keras.applications, backbone)(include_top=False, weights=None, input_shape=IMAGE_SHAPE)
     report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
-    inputs = x = keras.Input(IMAGE_SHAPE, name="image")
-    if mode:
-        x = ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(x)
-    x = base(x)
-    if is_vgg and report.initialised:
+    x, base.trainable = base(x), not backbone.startswith("VGG")
+    if report.initialised and not base.trainable:
         normalise_scale(keras.Model(inputs, x), base.get_layer(report.initialised[0]))
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
-    base.trainable = not is_vgg
-    if not is_vgg:
+    if base.trainable:
         x = keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    outputs = _multiclass_head(x, n_classes, () if is_vgg else (512,), dropout, seed)
+    outputs = _head(x, n_classes, dropout, seed, 512 if base.trainable else 0)
     return keras.Model(inputs, outputs, name=backbone), report
 
 
-def build_multiclass_head(n_features, n_classes=4, hidden=(), dropout=0.0, seed=0):
-    """Build the head of `build_multiclass` alone, for cached features: [n, n_features] -> [n, n_classes].
+def build_binary_head(n_features, dropout=0.0, scale=1.0, seed=0):
+    """Build the head of `build_vgg16_binary` alone, for cached features, first multiplied by `scale`."""
+    return build_multiclass_head(n_features, 1, dropout, scale, seed)
 
-    `hidden` gives the units of the layers before `feature_dense`: none for VGG, (512,) for a MobileNet.
+
+def build_multiclass_head(n_features, n_classes=4, dropout=0.0, scale=1.0, seed=0):
+    """Build the head of `build_multiclass`'s VGG alone, for cached features, first multiplied by `scale`."""
+    inputs = x = keras.Input((n_features,), name="flatten_features")
+    x = keras.layers.Rescaling(scale, name="feature_scale")(x) if scale != 1 else x
+    return keras.Model(inputs, _head(x, n_classes, dropout, seed), name="head")
+
+
+def normalise_scale(base, layer):
+    """Scale a convolution's kernel so that a base without biases gives a root mean square of 1 on noise.
+
+    He-initialised blocks keep the several hundred of VGG's inner activations. Mishkin and Matas, ICLR 2016.
     """
-    inputs = keras.Input((n_features,), name="flatten_features")
-    return keras.Model(
-        inputs, _multiclass_head(inputs, n_classes, hidden, dropout, seed), name="multiclass_head"
-    )
-
-
-def build_binary_head(n_features, dropout=0.0, seed=0):
-    """Build the head of `build_vgg16_binary` alone, for cached features: [n, n_features] -> [n, 1]."""
-    inputs = keras.Input((n_features,), name="flatten_features")
-    return keras.Model(inputs, _binary_head(inputs, dropout, seed), name="binary_head")
-
-
-def normalise_scale(base, layer, seed=0):
-    """Scale a convolution's kernel so that the base's output has a root mean square of about 1 on images.
-
-    VGG was trained without normalisation: its inner activations have a root mean square of several hundred,
-    and its own last blocks bring that down to about 1. Where they are He-initialised instead, which keeps the
-    scale, the head would start far in the saturated ends of its sigmoid. One factor mends that, because all
-    layers after it are homogeneous (no bias). Layer-sequential unit-variance initialisation (Mishkin and
-    Matas, ICLR 2016), reduced to its last step; measured on smooth noise, so that no data decide it.
-    """
-    blocks = np.random.default_rng(seed).uniform(0, 255, (4, 14, 14, 1))
-    noise = np.kron(blocks, np.ones((1, 16, 16, 3)))
-    features = np.asarray(base.predict_on_batch(noise), "float32")
+    blocks = np.random.default_rng(0).uniform(0, 255, (4, 14, 14, 1))
+    features = np.asarray(base.predict_on_batch(np.kron(blocks, np.ones((1, 16, 16, 3)))))
     layer.kernel.assign(layer.kernel / float(np.sqrt(np.mean(np.square(features)))))
 
 
-def _binary_head(x, dropout, seed):
-    x = _dropout(x, dropout, seed, "dropout_flatten")
-    x = _dense(x, 256, "relu", "dense_feature", seed + 1)
-    x = _dropout(x, dropout, seed + 1, "dropout_feature")
-    return _dense(x, 1, "sigmoid", "probability", seed + 2, dtype="float32")
+def split_at(model, layer_name):
+    """Cut a model after a layer into (base, head), which share its layers: training the head trains it.
+
+    The layer may lie inside a nested backbone. ValueError if there is none, or a path leads past it.
+    """
+    layers = model.layers[1:]
+    inside = [(layer.name, *(part.name for part in getattr(layer, "layers", ())[1:])) for layer in layers]
+    k = next((k for k, names in enumerate(inside[:-1]) if layer_name in names), None)
+    if k is None:
+        names = ", ".join(layer.name for layer in layers)
+        raise ValueError(f"{model.name} has no inner layer {layer_name!r}; it has {names} and what they hold")
+    whole, front, rest = layers[k], layers[: k + 1], layers[k + 1 :]
+    if layer_name != whole.name and (cut := whole.get_layer(layer_name).output) is not whole.output:
+        try:  # the outer model knows a nested one as a whole: only within its own graph can it be cut
+            front[-1], rest[:0] = keras.Model(whole.input, cut), [keras.Model(cut, whole.output)]
+        except ValueError as error:
+            raise ValueError(f"{whole.name} cannot be cut at {layer_name}: a path leads past it") from error
+    base = _chain(model.input_shape[1:], front, f"{model.name}_base")
+    return base, _chain(base.output_shape[1:], rest, f"{model.name}_head")
 
 
-def _multiclass_head(x, n_classes, hidden, dropout, seed):
-    x = _dropout(x, dropout, seed, "dropout_flatten")
-    for k, units in enumerate(hidden):
-        x = _dense(x, units, "relu", f"dense_{units}", seed + 10 + k)
-    x = _dense(x, 256, "relu", "feature_dense", seed + 1)
-    x = _dropout(x, dropout, seed + 1, "dropout_feature")
-    return _dense(x, n_classes, "softmax", "probabilities", seed + 2, dtype="float32")
+def feature_model(model, layer_name):
+    """The part of a model that ends in the named layer; see `split_at`."""
+    return split_at(model, layer_name)[0]
 
 
-def _dense(x, units, activation, name, seed, dtype=None):
-    kernel = keras.initializers.GlorotUniform(seed=seed)
-    layer = keras.layers.Dense(
-        units, activation=activation, kernel_initializer=kernel, name=name, dtype=dtype
-    )
-    return layer(x)
+class Logits(keras.layers.Layer):
+    """What a dense layer gives before its activation, with the dense layer's own weights."""
+
+    def __init__(self, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = dense
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.dense.kernel) + self.dense.bias
 
 
-def _dropout(x, rate, seed, name):
-    return keras.layers.Dropout(rate, seed=seed, name=name)(x) if rate else x
+def logits_model(model):
+    """A model without the activation of its last dense layer; training it trains `model`.
+
+    In float32 the loss of a saturated sigmoid or softmax has no gradient: nothing would be learnt any more.
+    """
+    *layers, dense = model.layers[1:]
+    return _chain(model.input_shape[1:], [*layers, Logits(dense, name="logits")], f"{model.name}_logits")
+
+
+def count_parameters(model):
+    """Parameters of a model: {"total", "trainable", "non-trainable"}."""
+    total, trainable = model.count_params(), sum(math.prod(v.shape) for v in model.trainable_weights)
+    return {"total": total, "trainable": trainable, "non-trainable": total - trainable}
+
+
+def layer_lines(model):
+    """One line a layer: name, output shape without the batch, parameters."""
+    rows = [(layer.name, str(layer.output.shape[1:]), layer.count_params()) for layer in model.layers]
+    return [f"{name:20} {shape:16} {n:>10,}" for name, shape, n in rows]
+
+
+def multiply_adds(model):
+    """Multiply-adds of one image in convolutions and dense layers, nested ones too, without their biases."""
+    total = sum(multiply_adds(layer) for layer in model.layers if isinstance(layer, keras.Model))
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):  # each output takes its fan-in; a depthwise one sees one channel
+            fan_in = 2 if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
+            total += math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:fan_in])
+    return total
+
+
+def _inputs(backbone, known):
+    """The input of a model, and what its backbone sees."""
+    if backbone not in known:
+        raise ValueError(f"backbone must be one of {', '.join(known)}, not {backbone!r}")
+    x, mode = keras.Input(IMAGE_SHAPE, name="image"), PREPROCESSING[backbone]
+    return x, ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(x) if mode else x
+
+
+def _head(x, outputs, dropout, seed, hidden=0):
+    """The report's dense layers on flat features, named as there; a size of 0 leaves a layer out."""
+    feature, last, end = "feature_dense", "probabilities", "softmax"
+    if outputs == 1:
+        feature, last, end = "dense_feature", "probability", "sigmoid"
+    layers = [
+        (dropout, None, "dropout_flatten", seed),
+        (hidden, "relu", f"dense_{hidden}", seed + 10),
+        (256, "relu", feature, seed + 1),
+        (dropout, None, "dropout_feature", seed + 1),
+        (outputs, end, last, seed + 2),
+    ]
+    for size, activation, name, own in [row for row in layers if row[0]]:
+        kernel = keras.initializers.GlorotUniform(own)
+        if activation:
+            x = keras.layers.Dense(size, activation, kernel_initializer=kernel, name=name)(x)
+        else:
+            x = keras.layers.Dropout(size, seed=own, name=name)(x)
+    return x
+
+
+def _chain(shape, layers, name):
+    """A model that applies layers one after the other. Layers may serve in several such models at once."""
+    inputs = x = keras.Input(shape)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name=name)
