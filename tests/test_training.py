@@ -1,43 +1,46 @@
-"""Batches without loss, fits that repeat bit for bit and say when they diverge, and folds kept apart."""
+"""Batches without loss, fits that repeat bit for bit, folds kept apart, and finished fits that are reused."""
 
+import gc
+import os
+import shutil
+import time
+import weakref
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
+import joblib
 import keras
 import numpy as np
 import pytest
 
 from toys import SETTINGS
 from utils import training
-from utils.backend import set_seeds
-from utils.chains import split_at
-from utils.features import ViewBatches, apply, view_features
-from utils.images import read_xrays
+from utils.features import ViewBatches, apply
 from utils.losses import BinaryFocalLoss
-from utils.models import build_binary_head, build_vgg16_binary
-from utils.studies import cross_validate
-from utils.training import Fit, fit_classifier
+from utils.models import build_binary_head, logits_model
+from utils.training import cross_validate, fit_classifier, fit_memory, fit_seeds, head_variants
 
 N, BATCH = 23, 5
+FOLDS = [(np.arange(24, 48), np.arange(24)), (np.arange(24), np.arange(24, 48))]
+UNSEEDED = {name: value for name, value in SETTINGS.items() if name != "seed"}
+plain_head = partial(build_binary_head, 32, seed=1)  # as most heads: all of an epoch in one program of XLA
+new_head = partial(build_binary_head, 32, 0.1, seed=1)  # compiles in less time
 
 
-def train(toy, factor=1.0, **changes):
-    """Fit a new head on 38 of the toy images, validate on 10; the head and its fit."""
-    views, targets = toy
-    views = views * np.float32(factor)
-    head = build_binary_head(32, seed=1)
-    held_out = (views[0, 38:], targets[38:])
-    return head, fit_classifier(head, views[:, :38], targets[:38], held_out, **{**SETTINGS, **changes})
+def seeded(seed):
+    return build_binary_head(32, 0.1, seed=seed)
+
+
+def fit(toy, build=new_head, factor=1.0, **changes):
+    """Fit a head on 38 of the toy images, validate on 10 and apply to them."""
+    views, targets = np.float32(factor) * toy[0], toy[1]
+    held_out = views[0, 38:], targets[38:]
+    return fit_classifier(build, views[:, :38], targets[:38], held_out[0], held_out, **(SETTINGS | changes))
 
 
 @pytest.fixture(scope="module")
-def trained(toy):
-    return train(toy)
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True))
+def fitted(toy):
+    return fit(toy)
 
 
 # Batches
@@ -54,265 +57,331 @@ def epoch_of(batches):
     """Views and images of one epoch in the order in which they come; the next epoch is then due."""
     pairs = [batches[k] for k in range(len(batches))]
     batches.on_epoch_end()
-    features = np.concatenate([x for x, _ in pairs])
-    assert np.array_equal(features[:, 0] % 100, np.concatenate([y for _, y in pairs])[:, 0])
-    return (features[:, 0] // 100).astype(int), (features[:, 0] % 100).astype(int), [len(y) for _, y in pairs]
+    features, targets = (np.concatenate(part)[:, 0].astype(int) for part in zip(*pairs, strict=True))
+    assert np.array_equal(features % 100, targets)
+    assert [len(y) for _, y in pairs] == [5, 5, 5, 5, 3]
+    return features // 100, targets
 
 
-def test_each_image_comes_once_an_epoch_and_none_is_dropped(batches):
-    for _ in range(4):
-        _, images, sizes = epoch_of(batches)
-        assert sorted(images) == list(range(N)) and sizes == [5, 5, 5, 5, 3]
-
-
-def test_full_last_batch_is_not_followed_by_an_empty_one():
-    assert [len(ViewBatches(np.zeros((1, n, 2)), np.zeros(n), 5, 0)) for n in (4, 5, 6, 10)] == [1, 1, 2, 2]
-
-
-def test_every_view_of_every_image_is_used_in_the_long_run(batches):
-    seen = Counter()
+def test_each_image_comes_once_an_epoch_in_every_view_in_the_long_run(batches):
+    seen, orders = Counter(), set()
     for _ in range(60):
-        views, images, _ = epoch_of(batches)
-        seen.update(zip(views.tolist(), images.tolist(), strict=True))
-    assert len(seen) == 3 * N and min(seen.values()) >= 5
-
-
-def test_views_are_drawn_for_each_image_on_its_own(batches):
-    views, _, _ = epoch_of(batches)
-    assert len(set(views.tolist())) == 3
-
-
-def test_every_epoch_has_its_own_order_and_views(batches):
-    epochs = [epoch_of(batches) for _ in range(5)]
-    assert len({tuple(images) for _, images, _ in epochs}) == 5
-    assert len({tuple(views[np.argsort(images)]) for views, images, _ in epochs}) == 5
+        views, images = epoch_of(batches)
+        assert sorted(images) == list(range(N)) and len(set(views)) == 3
+        seen.update(zip(views, images, strict=True))
+        orders.add(tuple(images))
+    assert len(seen) == 3 * N and min(seen.values()) >= 5 and len(orders) == 60
 
 
 def test_the_seed_and_the_epoch_decide_the_order(batches):
-    def make(seed, epoch=0):
-        return ViewBatches(batches.views, batches.targets, BATCH, seed, epoch)
-
-    first, again, other = make(1), make(1), make(2)
-    for epoch in range(3):
-        late, here = epoch_of(make(1, epoch)), epoch_of(first)
-        assert np.array_equal(here[:2], epoch_of(again)[:2]) and np.array_equal(here[:2], late[:2])
-        assert not np.array_equal(here[1], epoch_of(other)[1])
+    again, other = (ViewBatches(batches.views, batches.targets, BATCH, seed) for seed in (1, 2))
+    first = [epoch_of(batches) for _ in range(3)]
+    assert np.array_equal(first, [epoch_of(again) for _ in range(3)])
+    assert not np.array_equal(first, [epoch_of(other) for _ in range(3)])
 
 
-def test_images_themselves_and_one_hot_targets_are_cut_alike():
-    views = np.zeros((2, N, 4, 4, 3), "uint8") + np.arange(N, dtype="uint8")[None, :, None, None, None]
-    x, y = ViewBatches(views, np.eye(N, dtype="float32"), BATCH, seed=0)[4]
-    assert x.shape == (3, 4, 4, 3) and np.array_equal(x[:, 0, 0, 0], y.argmax(axis=1))
+def test_without_a_seed_the_first_view_comes_in_order(batches):
+    batches = ViewBatches(batches.views, np.eye(N), BATCH, None)
+    for _ in range(2):
+        x, y = batches[4]
+        assert x[:, 0].tolist() == [20, 21, 22] and y.argmax(axis=1).tolist() == [20, 21, 22]
+        batches.on_epoch_end()
 
 
-def test_keras_sees_each_image_once_an_epoch(toy, monkeypatch):
-    """Whatever Keras peeks at or fetches beforehand, an epoch is never mixed with the next."""
-    epochs = [[]]
-
-    class Recorded(ViewBatches):
-        def __getitem__(self, index):
-            epochs[-1].append(index)
-            return super().__getitem__(index)
-
-        def on_epoch_end(self):
-            epochs.append([])
-            super().on_epoch_end()
-
-    monkeypatch.setattr(training, "ViewBatches", Recorded)
-    train(toy, epochs=3)
-    whole = [asked for asked in epochs if len(asked) >= 4]  # without what Keras looked at before it began
-    assert [asked[-4:] for asked in whole] == [[0, 1, 2, 3]] * 3
-    assert all(len(asked) == 4 for asked in whole[1:]) and epochs[-1] == []
+# One fit
 
 
-# Fits
+def test_a_fit_learns_and_its_history_is_that_of_its_probabilities(fitted, toy):
+    targets = toy[1][38:]
+    assert sorted(fitted.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert {len(values) for values in fitted.history.values()} == {4}
+    assert fitted.history["loss"][-1] < fitted.history["loss"][0] / 2
+    assert fitted.history["val_accuracy"][-1] == np.mean((fitted.probabilities > 0.5) == (targets == 1)) == 1
+    loss = float(BinaryFocalLoss()(targets, fitted.probabilities.astype("float64")))
+    assert fitted.history["val_loss"][-1] == pytest.approx(loss, rel=1e-3)
 
 
-def test_separable_classes_are_learned(trained, toy):
-    head, fit = trained
-    views, targets = toy
-    assert fit.history["loss"][-1] < fit.history["loss"][0] / 2
-    assert fit.history["val_accuracy"][-1] == 1.0
-    assert np.array_equal(apply(head, views[0]) > 0.5, targets == 1)
-    assert sorted(fit.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
-    assert {len(values) for values in fit.history.values()} == {4}
-    assert fit.seconds > 0 and not fit.reused
+@pytest.mark.parametrize("build", [plain_head, new_head])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(build, toy):
+    first, again, other = fit(toy, build), fit(toy, build), fit(toy, build, seed=4)
+    assert first.history == again.history and np.array_equal(first.probabilities, again.probabilities)
+    assert first.history["loss"] != other.history["loss"]
 
 
-def test_history_is_of_the_probabilities_and_the_loss_of_the_head_itself(trained, toy):
-    """Last validation values, computed anew from the head's probabilities."""
-    head, fit = trained
-    views, targets = toy
-    p = apply(head, views[0, 38:]).astype("float64")
-    assert fit.history["val_accuracy"][-1] == pytest.approx(np.mean((p > 0.5) == (targets[38:] == 1)))
-    loss = float(BinaryFocalLoss()(targets[38:], p))
-    assert fit.history["val_loss"][-1] == pytest.approx(loss, rel=1e-3)
-
-
-def test_same_seed_gives_the_same_bits_alone_or_as_a_fold(trained, toy):
-    views, targets = toy
-    head, fit = trained
-    folds = [(np.arange(38), np.arange(38, 48))]
-    build = partial(build_binary_head, 32, seed=1)
-    probabilities, (again,) = cross_validate(build, views, targets, folds, **SETTINGS)
-    assert again.history == fit.history
-    assert np.isnan(probabilities[:38]).all()
-    assert np.array_equal(probabilities[38:], apply(head, views[0, 38:]))
-
-
-def test_other_seed_gives_another_fit(trained, toy):
-    head, fit = train(toy, seed=4)
-    assert not same(head, trained[0]) and fit.history["loss"][0] != trained[1].history["loss"][0]
-
-
-def test_longer_fit_begins_with_the_shorter_one(trained, toy):
-    _, fit = train(toy, epochs=8)
-    shorter = trained[1].history
-    assert {name: values[:4] for name, values in fit.history.items()} == shorter
-    assert len(fit.history["loss"]) == 8
-
-
-def test_loss_that_is_not_finite_names_its_epoch(toy):
-    views, targets = toy
-    broken = views.copy()
-    broken[:, 0] = np.nan
-    with pytest.raises(FloatingPointError, match=r"epoch 1\b.*0\.001"):
-        train((broken, targets))
-
-
-def test_lack_of_memory_names_the_batch(toy, monkeypatch):
-    """Nothing is retried in silence: with smaller batches the fit would be another."""
-
-    class Large(ViewBatches):
-        def __getitem__(self, index):
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
-
-    monkeypatch.setattr(training, "ViewBatches", Large)
-    with pytest.raises(MemoryError, match="Batches of 10 do not fit the device"):
-        train(toy)
-
-
-def test_divergence_in_the_middle_names_its_epoch(toy, monkeypatch):
-    """The features turn to infinity after two whole epochs."""
-
-    class Broken(ViewBatches):
-        whole = 0
-
-        def __getitem__(self, index):
-            x, y = super().__getitem__(index)
-            broken = self.seed is not None and self.whole == 2  # not the validation batches
-            self.whole += index == len(self) - 1
-            return (x * np.inf if broken else x), y
-
-    monkeypatch.setattr(training, "ViewBatches", Broken)
-    with pytest.raises(FloatingPointError, match=r"epoch 3\b"):
-        train(toy)
-
-
-def test_divergence_in_the_very_last_step_is_noticed(toy):
-    """One step an epoch: its loss is finite, the weights that it leaves are not."""
-    with pytest.raises(FloatingPointError, match=r"epoch 1\b"):
-        train(toy, learning_rate=float("inf"), epochs=1, batch_size=38)
-
-
-def test_saturated_head_still_learns(toy):
+def test_a_saturated_head_still_learns(toy):
     """At features of a thousand times the scale, a float32 sigmoid is 0 or 1 and has no gradient."""
     views, targets = toy
-    swapped = (views, 1 - targets)
-    start = build_binary_head(32, seed=1)
-    p = apply(start, 1000 * views[0, :38])
-    assert np.isin(p, (0, 1)).mean() > 0.9
-    _, fit = train(swapped, factor=1000, epochs=6)
-    assert fit.history["loss"][-1] < fit.history["loss"][0] / 5
-    assert fit.history["accuracy"][-1] > 0.9
+    assert np.isin(apply(new_head(), 1000 * views[0]), (0, 1)).mean() > 0.9
+    history = fit((views, 1 - targets), factor=1000, epochs=6).history
+    assert history["loss"][-1] < history["loss"][0] / 5 and history["accuracy"][-1] > 0.9
 
 
-def test_softmax_head_learns_from_one_hot_targets(toy):
-    views, targets = toy
-    keras.utils.set_random_seed(0)
-    head = keras.Sequential([keras.Input((32,)), keras.layers.Dense(2, activation="softmax")])
-    head = keras.Model(head.inputs[0], head.outputs[0])
-    one_hot = np.eye(2, dtype="float32")[targets[:, 0].astype(int)]
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    settings = {**SETTINGS, "loss": loss, "learning_rate": 0.01}
-    fit = fit_classifier(head, views[:, :38], one_hot[:38], (views[0, 38:], one_hot[38:]), **settings)
-    assert fit.history["val_accuracy"][-1] == 1 and fit.history["loss"][-1] < fit.history["loss"][0]
-    np.testing.assert_allclose(apply(head, views[0]).sum(axis=1), 1, rtol=1e-5)
+@pytest.mark.parametrize(("cosine", "shares"), [(False, [1, 1, 1, 1]), (True, [1, 0.853553, 0.5, 0.146447])])
+def test_the_learning_rate_stays_or_falls_along_a_cosine(cosine, shares):
+    """Under a constant gradient each of Adam's steps is the rate itself, here all of the bias."""
+
+    def build():
+        inputs = keras.Input((1,))
+        return keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(inputs))
+
+    x, far = np.zeros((1, 1), "float32"), np.full((1, 1), 1e3, "float32")
+    settings = SETTINGS | {"loss": keras.losses.MeanAbsoluteError(), "learning_rate": 0.1, "cosine": cosine}
+    p = fit_classifier(build, x[None], far, x, **settings).probabilities
+    assert np.log(p / (1 - p)) == pytest.approx(0.1 * sum(shares), rel=1e-3)
 
 
-def test_best_epoch_counts_from_one():
-    assert Fit({"val_loss": [3.0, 1.0, 2.0]}, 0.0).best_epoch == 2
-    assert Fit({"val_loss": [1.0, 1.0, 2.0]}, 0.0).best_epoch == 1
+class Full(keras.layers.Dense):
+    """A layer for which the device has no memory in training."""
+
+    def call(self, x, training=False):
+        if training:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 123 bytes")
+        return super().call(x)
 
 
-def test_best_weights_are_those_of_the_best_epoch(toy):
-    """Validation targets are swapped, so that the validation loss is lowest after the first epoch."""
-    views, targets = toy
-    settings = {**SETTINGS, "epochs": 1}
-    held_out = (views[0, 38:], 1 - targets[38:])
-    short, long = build_binary_head(32, seed=1), build_binary_head(32, seed=1)
-    fit_classifier(short, views[:, :38], targets[:38], held_out, **settings)
-    fit = fit_classifier(long, views[:, :38], targets[:38], held_out, **{**settings, "epochs": 3})
-    assert fit.best_epoch == 1 and not same(short, long)
-    assert all(np.array_equal(a, b) for a, b in zip(fit.best_weights, short.get_weights(), strict=True))
+def full():
+    x = keras.Input((32,))
+    return keras.Model(x, keras.layers.Dense(1, "sigmoid")(Full(1)(x)))
 
 
-def test_the_best_epoch_is_applied_and_the_last_one_kept(toy):
-    """Validation targets are swapped, so that the best epoch is the first."""
-    views, targets = toy
-    held_out = (views[0, 38:], 1 - targets[38:])
-    short, long = build_binary_head(32, seed=1), build_binary_head(32, seed=1)
-    fit_classifier(short, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 1})
-    fit = fit_classifier(long, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 3})
-    last = long.get_weights()
-    np.testing.assert_array_equal(training.apply_best(long, fit, views[0]), apply(short, views[0]))
-    assert all(np.array_equal(a, b) for a, b in zip(last, long.get_weights(), strict=True))
+BEYOND = {"learning_rate": float("inf"), "epochs": 1, "batch_size": 38}  # infinite after its only step
+STOPPED = [
+    ({"build": plain_head, "factor": np.nan}, FloatingPointError, r"no finite loss in epoch 1\b"),
+    (BEYOND, FloatingPointError, r"no finite loss in epoch 1\b"),
+    ({"build": full}, MemoryError, "batches of 10 do not fit the device: try a smaller one"),
+]
 
 
-def test_best_weights_are_those_of_a_later_epoch_where_that_is_the_best(toy):
-    """With sound validation targets the loss is lowest in the last of a few epochs, not in the first."""
-    views, targets = toy
-    held_out = (views[0, 38:], targets[38:])
-    head = build_binary_head(32, seed=1)
-    fit = fit_classifier(head, views[:, :38], targets[:38], held_out, **{**SETTINGS, "epochs": 3})
-    assert fit.best_epoch == 3
-    assert all(np.array_equal(a, b) for a, b in zip(fit.best_weights, head.get_weights(), strict=True))
+@pytest.mark.parametrize(("changes", "error", "said"), STOPPED)
+def test_a_fit_that_cannot_go_on_says_why(changes, error, said, toy):
+    with pytest.raises(error, match=said):
+        fit(toy, **changes)
 
 
-def test_a_finished_fit_lets_go_of_its_data(toy, monkeypatch):
+def test_a_finished_fit_lets_go_of_its_data(toy):
     """TensorFlow keeps the generator of a fit; it must not keep the arrays alive with it."""
-    made = []
-
-    class Spied(ViewBatches):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            made.append(self)
-
-    monkeypatch.setattr(training, "ViewBatches", Spied)
-    train(toy, epochs=1)
-    assert len(made) == 2 and all(kept.views is None and kept.targets is None for kept in made)
+    views = toy[0].copy()
+    kept = weakref.ref(views)
+    fit_classifier(new_head, views, toy[1], views[0, :2].copy(), None, **SETTINGS)
+    del views
+    gc.collect()
+    assert kept() is None
 
 
-# The whole way, on real images
+# A fit in Keras' own words, as in the notebooks
 
 
-@pytest.mark.shared
-def test_real_pipeline_repeats_bit_for_bit():
-    shared = Path(__file__).resolve().parents[2] / "shared"
-    folders = [shared / "data" / "two" / "train" / name for name in ("covid", "normal")]
-    paths = [path for folder in folders for path in sorted(folder.iterdir())[:2]]
-    targets = np.repeat([0.0, 1.0], 2).astype("float32")[:, None]
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
 
-    def run():
-        set_seeds(5)
-        images = read_xrays(paths, 224, progress=False)
-        model, _ = build_vgg16_binary(weight_folder=shared / "weights", download=False, seed=5)
-        base, head = split_at(model, "flatten")
-        views = view_features(base, images, 1, seed=5, progress=False)
-        settings = {**SETTINGS, "epochs": 2, "batch_size": 2}
-        fit = fit_classifier(head, views, targets, (views[0], targets), **settings)
-        return views, fit.history, model.predict(images, verbose=0)
 
-    first, second = run(), run()
-    assert np.array_equal(first[0], second[0]) and first[1] == second[1]
-    assert np.array_equal(first[2], second[2]) and np.ptp(first[2]) > 0
+def test_keras_own_words_give_the_same_also_after_an_interruption(toy, capsys):
+    (views, targets), fitted, head = toy, fit(toy, plain_head), plain_head()
+    logits, batches = logits_model(head), ViewBatches(views[:, :38], targets[:38], 10, 3)
+    logits.compile(
+        optimizer=keras.optimizers.Adam(1e-3),
+        loss=BinaryFocalLoss(0.25, 2.0, from_logits=True),
+        metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],
+        **training.speed(logits, len(batches)),
+    )
+
+    def run(*others):
+        bar, held_out = training.ProgressBar("head", batches), (views[0, 38:], targets[38:])
+        options = {"epochs": 4, "verbose": 0, "shuffle": False, "callbacks": [bar, *others]}
+        return logits.fit(batches, validation_data=held_out, **options).history
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupt())
+    capsys.readouterr()
+    history, shown = run(), capsys.readouterr().out
+    assert "head: 100%" in shown and "4/4" in shown and "val_loss=" in shown.rsplit("head:", 1)[1]
+    assert sorted(history) == sorted(fitted.history)
+    for name, values in fitted.history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5)
+    np.testing.assert_allclose(head.predict(views[0, 38:], verbose=0), fitted.probabilities, rtol=1e-4)
+
+
+# Folds, variants and seeds
+
+
+def test_folds_are_predicted_by_models_that_did_not_see_them(toy):
+    """Labels of one fold are swapped: each is predicted as the other has it. A part in no fold stays NaN."""
+    views, targets = toy
+    swapped, settings = np.concatenate([targets[:24], 1 - targets[24:]]), SETTINGS | {"epochs": 8}
+    variants = {"plain": {"build": new_head, "views": views}}
+    variants["short"] = {"build": new_head, "views": views[:1], "epochs": 1}
+    out = cross_validate(variants, swapped, FOLDS, **settings)
+    p, histories = out["plain"]
+    assert p.dtype == np.float32 and ((p > 0.5) != (swapped == 1)).all()
+    assert [history["val_accuracy"][-1] for history in histories] == [0, 0]
+    assert [len(history["loss"]) for history in out["short"].histories] == [1, 1]
+    train, rest = FOLDS[0]
+    alone = fit_classifier(new_head, views[:, train], swapped[train], views[0, rest], **settings)
+    np.testing.assert_allclose(p[rest], alone.probabilities, rtol=1e-5)
+    part = cross_validate({"a": variants["short"]}, swapped, FOLDS[:1], **SETTINGS)["a"].probabilities
+    assert np.isnan(part[24:]).all() and not np.isnan(part[:24]).any()
+
+
+def test_held_out_images_are_scored_as_they_are(toy):
+    """The second view is blank: who scores on it does not do better than chance."""
+    views = (toy[0] * [[[1]], [[0]]]).astype("float32")
+    p, histories = cross_validate({"a": {"build": new_head, "views": views}}, toy[1], FOLDS, **SETTINGS)["a"]
+    assert ((p > 0.5) == toy[1]).mean() > 0.9
+    assert min(history["val_accuracy"][-1] for history in histories) > 0.9
+
+
+def test_variants_of_a_head_differ_by_what_is_asked_for(toy):
+    changes = {"plain": {}, "both": {"dropout": 0.5, "scale": 0.1, "learning_rate": 1e-4}}
+    plain, both = head_variants(plain_head, toy[0], changes).values()
+    assert plain.keys() == {"build", "views"} and both["learning_rate"] == 1e-4
+    names = [{layer.name for layer in variant["build"]().layers} for variant in (plain, both)]
+    assert names[1] - names[0] == {"feature_scale", "dropout_flatten", "dropout_feature"}
+
+
+def test_seeds_are_fits_from_their_own_seed_here_or_on_a_cluster(toy):
+    distributed = pytest.importorskip("distributed")
+    args = (seeded, (1, 7), toy[0], toy[1], toy[0][0, :5])
+    here = fit_seeds(*args, **UNSEEDED)
+    alone = fit_classifier(partial(seeded, 7), *args[2:], seed=7, **UNSEEDED)
+    assert here[1].history == alone.history and here[0].history != here[1].history
+    cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        there = fit_seeds(*args, **UNSEEDED)
+    np.testing.assert_allclose([f.probabilities for f in here], [f.probabilities for f in there], rtol=1e-4)
+
+
+# Finished fits
+
+
+class Loss(keras.losses.BinaryCrossentropy):
+    """A loss that can be made to betray whether a fit trains."""
+
+    broken = False
+
+    def call(self, y_true, y_pred):
+        if Loss.broken:
+            raise AssertionError("a fit trains")
+        return super().call(y_true, y_pred)
+
+
+KEPT = SETTINGS | {"loss": Loss(from_logits=True), "epochs": 2}
+
+
+@pytest.fixture
+def memory(tmp_path):
+    return fit_memory(tmp_path)
+
+
+def reused(call):
+    """What a call gives that trains nothing; None if it trains."""
+    Loss.broken = True
+    try:
+        return call()
+    except AssertionError:
+        return None
+    finally:
+        Loss.broken = False
+
+
+def zeros(n):
+    return np.zeros(n, "uint8")
+
+
+def wired(crossed=False, momentum=0.9, factor=1.0):
+    """A chain with a nested network, whose layers and weights may be wired in two ways."""
+    x, y = keras.Input((32,)), keras.Input((32,))
+    dense = keras.layers.Dense
+    parts = [dense(4, activation, kernel_initializer="ones")(x) for activation in ("relu", "tanh")]
+    nested = keras.Model(x, keras.layers.Concatenate()(parts[::-1] if crossed else parts))
+    z = keras.layers.BatchNormalization(momentum=momentum)(nested(y))
+    kernel = keras.initializers.Constant(factor * np.arange(8.0)[:, None] / 8)
+    return keras.Model(y, dense(1, "sigmoid", kernel_initializer=kernel)(z))
+
+
+CHANGES = {
+    "names that Keras counts up": {},
+    "rate": {"learning_rate": 2e-3},
+    "schedule": {"cosine": True},
+    "epochs": {"epochs": 3},
+    "seed": {"seed": 4},
+    "loss": {"loss": Loss(from_logits=True, label_smoothing=0.1)},
+    "data": {"factor": 1.001},
+    "wiring": {"build": partial(wired, True)},
+    "setting without weights": {"build": partial(wired, momentum=0.99)},
+    "initial weights": {"build": partial(wired, factor=1.01)},
+    "code": {},
+    "machine": {},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_decides_a_fit_trains_anew_and_nothing_else(change, toy, memory, monkeypatch):
+    options = {"build": wired, "memory": memory} | KEPT
+    first = fit(toy, **options)
+    if change == "code":
+        monkeypatch.setattr(training, "CODE", ["edited"])
+    if change == "machine":
+        monkeypatch.setattr(training.session, "describe_machine", lambda: "another")
+    again = reused(lambda: fit(toy, **(options | CHANGES[change])))
+    assert (again is not None) == (change == "names that Keras counts up")
+    if again:
+        assert again.history == first.history and np.array_equal(again.probabilities, first.probabilities)
+
+
+def test_an_interrupted_study_gives_what_an_uninterrupted_one_gives(toy, memory):
+    def study(build, memory=memory):
+        return cross_validate({"a": {"build": build, "views": toy[0]}}, toy[1], FOLDS, memory, **KEPT)["a"]
+
+    heads = iter([new_head()])
+    with pytest.raises(RuntimeError):
+        study(lambda: next(heads))  # in the second of two folds
+    whole, again = study(new_head, None), study(new_head)
+    assert np.array_equal(whole.probabilities, again.probabilities) and whole.histories == again.histories
+    assert reused(lambda: study(new_head)) is not None
+
+
+@pytest.mark.parametrize("limit", ["set_max_epochs", "set_max_steps_per_epoch"])
+def test_a_fit_that_stopped_early_is_not_kept(limit, toy, memory):
+    """As under KERAS_MAX_EPOCHS=1."""
+    limit = getattr(keras.config, limit, None) or pytest.skip("this Keras knows no such limit")
+    try:
+        limit(1)
+        assert fit(toy, memory=memory, **KEPT).probabilities.shape == (10, 1)
+    finally:
+        limit(None)
+    assert reused(lambda: fit(toy, memory=memory, **KEPT)) is None
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_no_fit(toy, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="Fits are not kept: .*Not a directory"):
+        nowhere = fit_memory(tmp_path / "file" / "cache")
+    memory = fit_memory(tmp_path)
+    shutil.rmtree(tmp_path / "fits")
+    (tmp_path / "fits").touch()
+    with pytest.warns(UserWarning, match="This fit is not kept"):
+        first = fit(toy, memory=memory, **KEPT)
+    assert first.history == fit(toy, memory=nowhere, **KEPT).history
+
+
+def test_a_cache_is_bounded_and_forgets_what_nobody_asks_for(tmp_path):
+    """Of 1, 40 and 50 MB the first was last read two months ago, and the others are more than 64 MB."""
+    for days, size in ((60, 1), (10, 40), (0, 50)):
+        fit_memory(tmp_path).cache(zeros)(size * 2**20)
+        (new,) = (path for path in tmp_path.rglob("output.pkl") if path.stat().st_size >> 20 == size)
+        os.utime(new, (time.time() - 86400 * days,) * 2)
+    fit_memory(tmp_path)
+    assert [path.stat().st_size >> 20 for path in tmp_path.rglob("output.pkl")] == [50]
+
+
+def test_two_processes_may_share_an_empty_cache_and_a_fresh_run_none(toy, tmp_path):
+    """They fit the same at once; what they leave is reused."""
+    args, settings = (seeded, (1, 1, 7, 7), toy[0], toy[1], toy[0][0, :5], None), UNSEEDED | {"epochs": 2}
+    fit_seeds(*args, fit_memory(tmp_path, fresh=True), **settings)
+    assert list(tmp_path.iterdir()) == []
+    with joblib.parallel_config("loky", n_jobs=2):
+        first = [fitted.probabilities for fitted in fit_seeds(*args, fit_memory(tmp_path), **settings)]
+    assert len(list(tmp_path.rglob("output.pkl"))) == 2
+    np.testing.assert_allclose(first[::2], first[1::2], rtol=1e-4)

@@ -4,14 +4,8 @@ import numpy as np
 
 from utils.losses import BinaryFocalLoss
 
-SETTINGS = {
-    "loss": BinaryFocalLoss(from_logits=True),
-    "learning_rate": 1e-3,
-    "epochs": 4,
-    "batch_size": 10,
-    "seed": 3,
-    "progress": False,
-}
+SETTINGS = {"loss": BinaryFocalLoss(from_logits=True), "learning_rate": 1e-3, "epochs": 4, "batch_size": 10}
+SETTINGS["seed"] = 3
 
 
 def two_classes():

@@ -1,199 +1,206 @@
-"""Train one classifier: batches, loss, seed. A finished fit can be taken up again."""
+"""Fits: of one classifier, on folds, of variants and from seeds; finished ones are reused.
+
+May import: session, losses, weights, models, features. `with joblib.parallel_config(backend="dask"):` around
+a call spreads its fits over a cluster, `"loky"` with `n_jobs` over processes, with the same results."""
 
 import sys
-import time
-from dataclasses import dataclass
+import warnings
+from collections import namedtuple
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
+import joblib
 import keras
 import numpy as np
 from tqdm import tqdm
-from tqdm.keras import TqdmCallback
 
-from .backend import data_parallel_size, has_gpu, out_of_memory, release
-from .chains import logits_model
+from . import session
 from .features import ViewBatches, apply
-from .runs import Run, load_run, run_path, save_run
+from .models import logits_model
+
+# Read at import, so that a file that is edited while a notebook runs does not change what is reused.
+CODE = ("losses.py", "weights.py", "models.py", "features.py", "training.py")
+CODE = [Path(__file__).with_name(name).read_text("utf-8") for name in CODE]
+STARTS = WeakKeyDictionary()  # a model or an optimiser -> the values with which its first fit began
+# A finished fit: Keras' history (metric -> a value an epoch), and the outputs for `inputs`.
+Fitted = namedtuple("Fitted", "history probabilities")
+# The output for each row by the model that held it out (NaN: none did), and a history a fold.
+CrossValidated = namedtuple("CrossValidated", "probabilities histories")
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A finished fit.
+class ProgressBar(keras.callbacks.Callback):
+    """One bar for all epochs, which stays; FloatingPointError where a loss is no longer a finite number.
 
-    history : dict, metric -> one value an epoch. seconds : wall time of the training itself.
-    best_weights : the weights, as `model.get_weights()` gives them, after the epoch of the lowest validation
-    loss; None without validation. reused : whether a finished run was taken up instead of training.
+    With the fit's `batches` (ViewBatches), a fit that is run again begins where the first one began.
     """
 
-    history: dict
-    seconds: float
-    best_weights: list | None = None
-    reused: bool = False
-
-    @property
-    def best_epoch(self):
-        """The epoch, counted from 1, of the lowest validation loss."""
-        return int(np.argmin(self.history["val_loss"])) + 1
-
-
-class Recorder(keras.callbacks.Callback):
-    """Keep the history, the times and the best weights of a run, and write them aside after every epoch."""
-
-    def __init__(self, run, path):
+    def __init__(self, label, batches=None, show=True):
         super().__init__()
-        self.run, self.path = run, path
+        self.label, self.batches, self.show = label, batches, show
+        if batches is not None:
+            batches.restart()  # here, for a fit fetches its first batches before it calls anything
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
+    def on_train_begin(self, logs=None):
+        epochs = self.params["epochs"]
+        self.bar = tqdm(desc=self.label, total=epochs, unit="epoch", file=sys.stdout, disable=not self.show)
+        self.model.optimizer.build(self.model.trainable_variables)
+        for owner in (self.model, self.model.optimizer) if self.batches is not None else ():
+            now = [keras.ops.convert_to_numpy(variable) for variable in owner.variables]
+            for variable, start in zip(owner.variables, STARTS.setdefault(owner, now), strict=True):
+                variable.assign(start)
 
     def on_epoch_end(self, epoch, logs=None):
-        if not all(np.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
-            raise FloatingPointError(
-                f"The loss is not a finite number in epoch {epoch + 1}. Lower the learning rate "
-                f"(now {float(self.model.optimizer.learning_rate):g}) and build the model anew."
-            )
-        lowest = min(self.run.history.get("val_loss", []), default=np.inf)
-        for name, value in logs.items():
-            self.run.history.setdefault(name, []).append(float(value))
-        self.run.seconds += time.perf_counter() - self.began
-        if logs.get("val_loss", np.inf) < lowest:
-            self.run.best = self.model.get_weights()
-        if self.path is not None:
-            self.run.state, self.run.optimizer = values(self.model), values(self.model.optimizer)
-            save_run(self.path, self.run)
+        if not np.isfinite([logs["loss"], logs.get("val_loss", 0)]).all():
+            raise FloatingPointError(f"no finite loss in epoch {epoch + 1}: lower the rate and build anew")
+        self.bar.set_postfix(logs, refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
 
 
-def values(owner):
-    """All variables of a model or an optimiser as arrays: weights, and the states of dropout's generators."""
-    return [keras.ops.convert_to_numpy(variable) for variable in owner.variables]
+def speed(model, steps):
+    """How to compile a fit: dense heads on a CPU by XLA, an epoch in one program, which halves the time."""
+    plain = ("InputLayer", "Rescaling", "Dense", "Logits")  # dropout and convolutions are slow in it
+    if session.has_gpu() or not all(type(layer).__name__ in plain for layer in model.layers):
+        return {"jit_compile": "auto"}
+    return {"jit_compile": True, "steps_per_execution": steps}
 
 
-def restore(owner, arrays):
-    """Give a model or an optimiser the variables that `values` returned."""
-    for variable, array in zip(owner.variables, arrays, strict=True):
-        variable.assign(array)
+def fit_classifier(build, views, targets, inputs, validation=None, memory=None, **settings):
+    """Build a classifier, train it with Adam, and apply it to `inputs`: Fitted.
+
+    `build` returns a new model that ends in probabilities and is emptied at the end; `views`, `targets` as
+    for `ViewBatches`; `validation` (inputs, targets). Settings: `loss` (from logits), `learning_rate`,
+    `epochs`, `batch_size`, `seed`, and `cosine`, under which the rate falls to 0. With `memory`, from
+    `fit_memory`, a finished fit of the same is reused. MemoryError if a batch does not fit the device.
+    """
+    model, done = build(), []
+
+    def fit(key):
+        fitted, whole = _train(model, views, targets, inputs, validation, **settings)
+        done.append(fitted)
+        if not whole:  # fewer epochs or steps than asked for, as under KERAS_MAX_EPOCHS: nothing to keep
+            raise InterruptedError
+        return fitted
+
+    try:
+        if memory is None or memory.location is None:
+            done.append(fit(None))
+        else:
+            key = _digest(model, [views, targets, inputs, validation], settings)
+            done.append(memory.cache(fit)(key))
+    except InterruptedError:
+        pass
+    except OSError as error:
+        warnings.warn(f"This fit is not kept: {error}", stacklevel=2)
+        done = done or [_train(build(), views, targets, inputs, validation, **settings)[0]]
+    session.release(model.variables)
+    return done[0]
 
 
-def fit_classifier(
-    classifier,
+def cross_validate(variants, targets, folds, memory=None, progress=True, **settings):
+    """Fit variants of a classifier on the training part of each fold: dict, name -> CrossValidated.
+
+    `variants` map a name to {"build": function, "views": [k, n, ...], and settings that differ}; `folds` are
+    (training rows, held-out rows), which are scored as they are, on their first view.
+    """
+    jobs = [(name, train, rest) for name in variants for train, rest in folds]
+
+    def arguments(name, train, rest):
+        own = settings | variants[name] | {"targets": targets[train], "memory": memory}
+        views, rest = own["views"], (own["views"][0, rest], targets[rest])
+        return own | {"views": views[:, train], "inputs": rest[0], "validation": rest}
+
+    out = {name: CrossValidated(np.full(targets.shape, np.nan, "float32"), []) for name in variants}
+    results = _fits((arguments(*job) for job in jobs), len(jobs), ", ".join(variants), progress)
+    for (name, _, rest), fitted in zip(jobs, results, strict=True):
+        out[name].probabilities[rest] = fitted.probabilities
+        out[name].histories.append(fitted.history)
+    return out
+
+
+def head_variants(build, views, changes):
+    """Variants of a head, for `cross_validate`; of their `changes`, `dropout` and `scale` are the head's."""
+
+    def variant(dropout=0.0, scale=1.0, **rest):
+        return {"build": partial(build, dropout=dropout, scale=scale), "views": views} | rest
+
+    return {name: variant(**change) for name, change in changes.items()}
+
+
+def fit_seeds(build, seeds, views, targets, inputs, validation=None, memory=None, progress=True, **settings):
+    """Fit the same classifier, `build(seed)`, from several seeds: list of Fitted."""
+    settings |= {"views": views, "targets": targets, "inputs": inputs, "validation": validation}
+    jobs = [settings | {"build": partial(build, seed), "seed": seed, "memory": memory} for seed in seeds]
+    return _fits(jobs, len(jobs), f"{len(jobs)} seeds", progress)
+
+
+def fit_memory(cache_dir, fresh=False):
+    """Where finished fits are kept: `joblib.Memory` in a folder, bounded, or, if `fresh`, nowhere."""
+    try:
+        memory = joblib.Memory(None if fresh else Path(cache_dir) / "fits", verbose=0)
+        memory.reduce_size("64M", age_limit=timedelta(days=30))
+        return memory
+    except OSError as error:
+        warnings.warn(f"Fits are not kept: {error}", stacklevel=2)
+        return joblib.Memory(None, verbose=0)
+
+
+def _fits(jobs, n, label, progress):
+    """The fits of n dicts of arguments, in their order."""
+    fits = joblib.Parallel(return_as="generator")(joblib.delayed(fit_classifier)(**job) for job in jobs)
+    return list(tqdm(fits, label, n, unit="fit", file=sys.stdout, disable=not progress))
+
+
+def _digest(model, arrays, settings):
+    """A key of all that decides a fit; layers are numbered, for Keras counts up the names that it gives."""
+    text, names, layers = model.to_json(), {}, [model]
+    while layers:
+        layer = layers.pop(0)
+        layers += getattr(layer, "layers", ())
+        text = text.replace(f'"{layer.name}"', f'"#{names.setdefault(layer.name, len(names))}"')
+    start = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    settings = settings | {"loss": keras.saving.serialize_keras_object(settings["loss"])}
+    return joblib.hash([text, start, arrays, settings, CODE, session.describe_machine()])
+
+
+def _train(
+    model,
     views,
     targets,
+    inputs,
     validation,
+    *,
     loss,
     learning_rate,
     epochs,
     batch_size,
     seed,
-    run_folder=None,
-    resumable=False,
-    progress=True,
-    callbacks=(),
+    cosine=False,
+    average_views=False,
 ):
-    """Train a classifier (a whole model, or a head on cached features) with Adam, in place.
-
-    The fit goes through `utils.chains.logits_model`: the loss of a saturated sigmoid or softmax has no
-    gradient in float32, and the weights would never leave the corner that their first steps drove them into.
-
-    Parameters
-    ----------
-    classifier : keras.Model, a chain of layers that ends in probabilities.
-    views : [k, n, ...]: images of 0 to 255, or float32 features from `utils.features.view_features`.
-    targets : float [n, 1] of 0 and 1 for a sigmoid, one-hot [n, classes] for a softmax.
-    validation : (inputs, targets) of images that are neither trained on nor augmented, or None.
-    loss : keras loss with `from_logits=True`. learning_rate, epochs, batch_size, seed : numbers.
-    run_folder : where finished runs are kept and taken up again if nothing has changed; None keeps none.
-    resumable : also keep the state after every epoch, so that an interrupted run goes on where it stopped.
-    progress : whether a bar is shown. callbacks : further ones of Keras, called after an epoch is timed.
-
-    Returns
-    -------
-    Fit
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss is no longer a finite number.
-    MemoryError
-        If a batch does not fit the device.
-    """
-    model = logits_model(classifier)
-    settings = {"loss": loss.get_config(), "rate": learning_rate, "batch": batch_size, "seed": seed}
-    path = run_path(run_folder, classifier, [views, targets, validation], settings | {"epochs": epochs})
-    run = load_run(path) or Run()
-    if run.finished:
-        restore(model, run.state)
-        return Fit(run.history, run.seconds, run.best, reused=True)
-    binary = model.output.shape[-1] == 1
-    accuracy = keras.metrics.BinaryAccuracy(threshold=0.0) if binary else keras.metrics.CategoricalAccuracy()
-    accuracy.name = "accuracy"
-    batches, held_out = _batches(views, targets, validation, batch_size, seed, run.epochs)
-    model.compile(
-        keras.optimizers.Adam(learning_rate),
-        loss,
-        weighted_metrics=[accuracy],
-        **_speed(classifier, len(batches)),
-    )
-    if run.epochs:
-        restore(model, run.state)
-        model.optimizer.build(model.trainable_variables)
-        restore(model.optimizer, run.optimizer)
-    callbacks = [Recorder(run, path if resumable else None), *callbacks]
-    if progress:
-        callbacks += [TqdmCallback(verbose=0, tqdm_class=tqdm, file=sys.stdout, leave=False, desc="training")]
+    """A fit, and whether it took all its steps."""
+    logits, batches = logits_model(model), ViewBatches(views, targets, batch_size, seed)
+    held_out = validation and ViewBatches(validation[0][None], validation[1], max(batch_size, 32), None)
+    steps = epochs * len(batches)
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if cosine else learning_rate
+    optimizer, accuracy = keras.optimizers.Adam(rate), keras.metrics.CategoricalAccuracy("accuracy")
+    if model.output_shape[-1] == 1:
+        accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+    logits.compile(optimizer, loss, metrics=[accuracy], **speed(logits, len(batches)))
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": [ProgressBar("", show=False)]}
     try:
-        model.fit(
-            batches,
-            validation_data=held_out,
-            initial_epoch=run.epochs,
-            epochs=epochs,
-            shuffle=False,  # ViewBatches shuffles, from its own seed
-            verbose=0,
-            callbacks=callbacks,
-        )
-    except Exception as error:  # each backend has its own class for it
-        if not out_of_memory(error):
-            raise
-        # A smaller batch is another fit, so that it is not chosen here.
-        raise MemoryError(
-            f"Batches of {batch_size} do not fit the device; try a smaller batch_size."
-        ) from error
-    if path is not None:
-        run.state, run.optimizer, run.finished = values(model), [], True
-        save_run(path, run)
-    release(model.optimizer.variables)
-    for kept in (batches, held_out):  # TensorFlow keeps the generators that read them
-        if kept is not None:
-            kept.views = kept.targets = None
-    return Fit(run.history, run.seconds, run.best)
-
-
-def apply_best(classifier, fit, inputs):
-    """What `classifier` gave for inputs after its best epoch; its weights stay those of the last one."""
-    last = classifier.get_weights()
-    classifier.set_weights(fit.best_weights)
-    try:
-        return apply(classifier, inputs)
-    finally:
-        classifier.set_weights(last)
-
-
-def _batches(views, targets, validation, batch_size, seed, epoch):
-    """The training batches, shuffled from `epoch` on, and the validation batches in order, or None."""
-    devices = data_parallel_size()
-    held_out = None
-    if validation is not None:
-        size = max(batch_size, 32 // devices * devices)
-        held_out = ViewBatches(validation[0][None], validation[1], size, None, multiple_of=devices)
-    return ViewBatches(views, targets, batch_size, seed, epoch, devices), held_out
-
-
-def _speed(classifier, steps):
-    """How Keras compiles the fit: for dense heads on a CPU all steps of an epoch in one program of XLA.
-
-    It fuses Adam's passes over the 6.4 million weights of a VGG head, which halves the time. The random
-    numbers of dropout are slow in it, and so are convolutions. Elsewhere Keras decides.
-    """
-    kinds = (keras.layers.InputLayer, keras.layers.Dense)
-    dense = all(isinstance(layer, kinds) for layer in classifier.layers)
-    if dense and not has_gpu():
-        return {"jit_compile": True, "steps_per_execution": steps}
-    return {"jit_compile": "auto"}
+        history = logits.fit(batches, validation_data=held_out, **options).history
+    except Exception as error:  # each backend has its own class
+        if session.out_of_memory(error):  # a smaller batch is another fit, so that it is not chosen here
+            raise MemoryError(f"batches of {batch_size} do not fit the device: try a smaller one") from error
+        raise
+    whole = int(optimizer.iterations) == steps
+    session.release(optimizer.variables)
+    for kept in (batches, held_out or batches):  # TensorFlow keeps the generators that read them
+        kept.views = kept.targets = None
+    shown = inputs if average_views else [inputs]
+    return Fitted(history, np.mean([apply(model, x) for x in shown], axis=0)), whole
