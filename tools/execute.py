@@ -120,12 +120,12 @@ def compare(old, new):
 def run(path, options):
     """Execute a notebook where it lies; its banner, whether it failed, and what `compare` found."""
     notebook, sections = nbformat.read(path, as_version=4), Sections(path.stem, options.out)
-    old, failed, place = copy.deepcopy(notebook), False, {"metadata": {"path": str(path.parent)}}
-    hooks = {"on_cell_start": sections.begin, "on_cell_executed": sections.tell}
-    client = NotebookClient(notebook, timeout=None, resources=place, extra_arguments=QUIET, **hooks)
+    old, failed, traits = copy.deepcopy(notebook), False, {"kernel_name": "python3", "timeout": None}
+    traits |= {"resources": {"metadata": {"path": str(path.parent)}}, "extra_arguments": QUIET}
+    traits |= {"on_cell_start": sections.begin, "on_cell_executed": sections.tell}
     print(f"\n{path.name}", flush=True)
     try:
-        client.execute()
+        NotebookClient(notebook, **traits).execute()
         sections.record()
     except (CellExecutionError, DeadKernelError) as error:
         print(f"{path.name} failed; {options.out / path.name} shows where.\n{error}", file=sys.stderr)
