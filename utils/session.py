@@ -30,6 +30,7 @@ def quiet_startup():
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its import resets the level
 
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # notes of its runtime would stand in a notebook
 # Else TensorFlow takes a GPU's whole memory, and a second notebook on the card gets none.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 try:
@@ -145,22 +146,24 @@ def show(frame, title=""):
     display(*[Markdown(f"**{title}**")] if title else (), frame)
 
 
-def show_claims(claims, reference):
-    """A table of the text's claims (dict, claim -> bool) and whether each holds in this run."""
+def show_claims(claims, reference, title=""):
+    """Show, and return, whether each of the text's claims (dict, claim -> bool) holds in this run."""
     held = ["yes" if holds else "no" for holds in claims.values()]
     if "no" in held:
         display(Markdown("**Not every claim holds in this run: the text speaks of the committed one.**"))
+    show(table := pd.DataFrame({"claim": list(claims), "holds in this run": held}), title)
     _regress([claim for claim, holds in claims.items() if not holds], reference)
-    return pd.DataFrame({"claim": list(claims), "holds in this run": held})
+    return table
 
 
 def check_ranges(measured, ranges, reference):
-    """Scores (dict, name -> value) beside their ranges (name -> (low, high, basis), both included)."""
+    """Show, and return, scores (dict, name -> value) beside ranges: name -> (low, high, basis), ends included."""
     if missing := [name for name in ranges if name not in measured]:
         raise ValueError(f"not measured: {', '.join(missing)}")
     rows = {name: (measured[name], *r, bool(r[0] <= measured[name] <= r[1])) for name, r in ranges.items()}
+    show(table := pd.DataFrame(rows.values(), list(rows), ["value", "low", "high", "basis", "inside"]))
     _regress([f"{name}: {row}" for name, row in rows.items() if not row[-1]], reference)
-    return pd.DataFrame(rows.values(), list(rows), ["value", "low", "high", "basis", "inside"])
+    return table
 
 
 def _regress(failed, reference):

@@ -115,7 +115,7 @@ def cross_validate(variants, targets, folds, memory=None, progress=True, **setti
         return own | {"views": views[:, train], "inputs": rest[0], "validation": rest}
 
     out = {name: CrossValidated(np.full(targets.shape, np.nan, "float32"), []) for name in variants}
-    results = _fits((arguments(*job) for job in jobs), len(jobs), ", ".join(variants), progress)
+    results = _fits((arguments(*job) for job in jobs), len(jobs), f"{len(variants)} variants", progress)
     for (name, _, rest), fitted in zip(jobs, results, strict=True):
         out[name].probabilities[rest] = fitted.probabilities
         out[name].histories.append(fitted.history)
