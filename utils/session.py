@@ -157,7 +157,7 @@ def show_claims(claims, reference, title=""):
 
 
 def check_ranges(measured, ranges, reference):
-    """Show, and return, scores (dict, name -> value) beside ranges: name -> (low, high, basis), ends included."""
+    """Show, and return, scores (dict, name -> value) beside ranges: name -> (low, high, basis)."""
     if missing := [name for name in ranges if name not in measured]:
         raise ValueError(f"not measured: {', '.join(missing)}")
     rows = {name: (measured[name], *r, bool(r[0] <= measured[name] <= r[1])) for name, r in ranges.items()}
