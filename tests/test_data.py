@@ -1,417 +1,423 @@
-"""Finding and loading: labels, names and patients in step, splits that part no patient, clear errors."""
+"""Finding, fetching and loading: what is read, what is passed over, who is whose, and what is said of it."""
 
+# ruff: noqa: F401, F811 (an imported fixture)
+import io
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils import data, images, sources
-from utils.data import DataError, ImageSet, Source, find_source, grouped_folds, load_images, validation_split
-from utils.download import DownloadError
-from utils.images import ImageError, git_blob_sha1
-from utils.sources import TASK_CLASSES, Known, describe_source, patient_of, read_manifest
+from test_files import below, server, zipped
+from utils import data, files
+from utils.data import DataError, ImageSet, Source, find_source, load_external, load_images, shared_patients
+from utils.files import DownloadError, ImageError, fetch_files, git_blob_sha1
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real images of ../shared")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def grey_of(task, split, label, number):
-    """A grey level that tells class, split and number apart."""
-    return 50 * label + 20 * (split == "test") + 5 * number
+def picture(grey):
+    """A PNG; equal greys give equal bytes."""
+    Image.new("L", (8, 8), grey).save(stream := io.BytesIO(), "PNG")
+    return stream.getvalue()
+
+
+def pictures(text):
+    """Contents by path, from a text such as "a/x.png 10, a/y.png 20"."""
+    return {path: picture(int(grey)) for path, grey in (item.rsplit(" ", 1) for item in text.split(", "))}
+
+
+def write(root, contents):
+    for path, content in contents.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return root
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Both tasks with two images a class and split, whose pixels tell their label and number."""
-    folder = tmp_path / "xrays"
-    for task, classes in TASK_CLASSES.items():
-        for split in ("train", "test"):
-            for label, name in enumerate(classes):
-                (folder / task / split / name).mkdir(parents=True)
-                for number in range(2):
-                    image = Image.new("L", (8, 8), grey_of(task, split, label, number))
-                    image.save(folder / task / split / name / f"person{number}_x_{label}.png")
-    return folder
+    """Both tasks, two images a class and split, all different."""
+    folders = [f"{task}/{split}" for task in data.TASK_CLASSES for split in ("train", "test")]
+    paths = [f"{f}/{name}/{i}.png" for f in folders for name in data.TASK_CLASSES[f[:3]] for i in "ab"]
+    return write(tmp_path / "xrays", {path: picture(8 * k) for k, path in enumerate(paths)})
 
 
 @pytest.fixture
-def source(root):
-    return Source(root, "folder")
+def offline(monkeypatch):
+    """No source answers, and phantoms are an empty folder, as drawing them takes a while."""
+    for name, (*kept, _, remedy) in data.SETS.items():
+        monkeypatch.setitem(data.SETS, name, (*kept, ["http://127.0.0.1:9/x.zip"], remedy))
+    monkeypatch.setattr(data, "write_phantoms", lambda place: place.mkdir(parents=True) or place)
 
 
-@pytest.fixture
-def phantoms(monkeypatch):
-    """Stand-in that records where phantoms are wanted."""
-    wanted = []
-
-    def write(folder):
-        wanted.append(folder)
-        return folder
-
-    monkeypatch.setattr(sources, "write_phantoms", write)
-    return wanted
+def load(root, task="two", split="train", size=4):
+    return load_images(Source(root, "folder"), task, split, size, progress=False)
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    def fail(cache_dir, manifest, progress):
-        raise DownloadError("- mirror one: HTTP status 404\n- mirror two: no connection\nRemedy: XRAY_DATA")
-
-    monkeypatch.setattr(sources, "fetch_challenge", fail)
-
-
-@pytest.mark.parametrize("task", TASK_CLASSES)
+@pytest.mark.parametrize("task", data.TASK_CLASSES)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_pixels_labels_files_and_patients_are_in_step(task, split, source):
-    loaded = load_images(source, task, split, size=4, progress=False)
-    assert loaded.images.shape == (2 * len(TASK_CLASSES[task]), 4, 4, 3) and loaded.images.dtype == np.uint8
-    assert loaded.labels.dtype == np.int64 and loaded.class_names == TASK_CLASSES[task]
-    rows = zip(loaded.images, loaded.labels, loaded.files, loaded.patients, strict=True)
-    for position, (image, label, file, patient) in enumerate(rows):
-        assert label == position // 2
-        assert file == f"{task}/{split}/{TASK_CLASSES[task][label]}/person{position % 2}_x_{label}.png"
-        assert (image == grey_of(task, split, label, position % 2)).all()
-        assert patient == f"person{position % 2}"
+def test_pixels_labels_files_and_patients_are_in_step(task, split, root):
+    loaded, classes = load(root, task, split), data.TASK_CLASSES[task]
+    assert loaded.files.tolist() == [f"{task}/{split}/{name}/{i}.png" for name in classes for i in "ab"]
+    assert loaded.labels.tolist() == [k for k in range(len(classes)) for _ in "ab"]
+    assert (loaded.labels.dtype, loaded.images.dtype, loaded.class_names) == (np.int64, np.uint8, classes)
+    for image, file, patient in zip(loaded.images, loaded.files, loaded.patients, strict=True):
+        content = (root / file).read_bytes()
+        assert content == picture(int(image.max())) and image.shape == (4, 4, 3)
+        assert patient == f"sha_{git_blob_sha1(content)[:12]}"
 
 
-def test_subset_counts_and_one_hot(source):
-    loaded = load_images(source, "all", "train", size=4, progress=False)
-    part = loaded.subset(np.array([7, 0, 1]))
-    assert part.labels.tolist() == [3, 0, 0] and part.files.tolist() == loaded.files[[7, 0, 1]].tolist()
-    assert np.array_equal(part.images, loaded.images[[7, 0, 1]])
-    assert part.counts() == {"covid": 2, "normal": 0, "pneumonia_bac": 0, "pneumonia_vir": 1}
-    assert part.one_hot().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0], [1, 0, 0, 0]]
-    assert part.one_hot().dtype == np.float32
-    assert len(loaded.subset(loaded.labels == 2)) == 2
-    with pytest.raises(ValueError, match="same length"):
-        ImageSet(loaded.images, loaded.labels[:3], loaded.class_names, loaded.files, loaded.patients)
+def made(labels, names=("covid", "normal", "pneumonia_bac", "pneumonia")):
+    labels, texts = np.array(labels), np.arange(len(labels)).astype(str)
+    return ImageSet(labels.astype("uint8")[:, None, None, None], labels, names, texts, texts.copy())
 
 
-def test_what_is_no_image_is_left_out(root, source):
-    folder = root / "two" / "train"
-    for name in ("desktop.ini", ".DS_Store", "Thumbs.db", "._person0.png"):
-        (folder / "covid" / name).write_bytes(b"x")
-    (folder / ".ipynb_checkpoints").mkdir()
-    assert len(load_images(source, "two", "train", size=4, progress=False)) == 4
+def test_parts_and_sums_of_sets_stay_in_step():
+    whole = made([0, 1, 2, 2, 3])
+    part = whole.subset(np.array([4, 0]))
+    assert part.files.tolist() == ["4", "0"] and part.images.ravel().tolist() == [3, 0]
+    assert part.one_hot().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]] and part.one_hot().dtype == np.float32
+    assert whole.titles == ["COVID-19", "Normal", "Bacterial pneumonia", "Pneumonia"]
+    pair = whole.only(("pneumonia", "covid"))
+    assert pair.labels.tolist() == [1, 0] and pair.images.ravel().tolist() == [0, 3] and len(pair) == 2
+    joined = whole.plus(part)
+    assert joined.labels.tolist() == [0, 1, 2, 2, 3, 3, 0] and joined.patients.tolist()[5:] == ["4", "0"]
+    for wrong in (lambda: whole.plus(pair), lambda: pair.only(("normal",))):
+        with pytest.raises(ValueError):
+            wrong()
 
 
-def test_upper_case_suffixes_count(root, source):
-    folder = root / "two" / "train" / "covid"
-    (folder / "person1_x_0.png").rename(folder / "PERSON.PNG")
-    assert len(load_images(source, "two", "train", size=4, progress=False)) == 4
+def test_counts_are_of_images_and_patients_also_of_nothing():
+    some = made([0, 0, 1], ("covid", "normal"))
+    some.patients[1] = "0"
+    none = some.subset(np.zeros(3, bool))
+    table = data.count_table(train=some, unseen=none)
+    assert table.loc["COVID-19"].tolist() == [2, 1, 0, 0] and table.loc["Normal"].tolist() == [1, 1, 0, 0]
+    assert table.columns.tolist() == [(s, k) for s in ("train", "unseen") for k in ("images", "patients")]
+    assert shared_patients(some, none) == [] and shared_patients(some, some) == ["0", "2"]
+    assert none.one_hot().shape == (0, 2) and len(none.plus(some)) == 3
 
 
-def spoil_split(root):
-    shutil.rmtree(root / "two" / "train")
+WHOSE = [  # what is added to eight patients, how many more there are then, and who is on both sides
+    # Equal names say nothing. Equal bytes are one patient, whatever their names, in one split or across both.
+    ("train/covid/001.png 201, train/normal/001.png 202, test/covid/001.png 203", 3, ""),
+    ("train/normal/person1_left.png 201, test/covid/person1_right.png 202, test/covid/person1.png 9", 3, ""),
+    ("train/covid/scan0.png 201, train/covid/scan0 (1).png 201", 1, ""),
+    ("train/covid/a1.png 201, test/covid/b1.jfif 201", 1, "sha_"),
+    ("train/covid/a1.png 201, test/normal/a1.png 201", 1, "sha_"),
+    # Names of Kermany's and NIH's tell the patient, also of a copy that has another name.
+    ("train/normal/person97_virus_180.png 201, test/normal/person97_bacteria_1.png 202", 1, "person97"),
+    ("train/normal/NORMAL2-IM-1385-0001.png 201, test/covid/copy.png 201", 1, "NORMAL2-IM-1385"),
+    ("train/normal/IM-0115-0001.png 201, test/covid/IM-0115-0001-0002.png 202", 1, "IM-0115"),
+    ("train/normal/00000123_004.png 201, test/covid/00000123_005.png 202", 1, "nih_00000123"),
+]
 
 
-def spoil_class(root):
-    shutil.rmtree(root / "two" / "train" / "covid")
+@pytest.mark.parametrize(("added", "more", "shared"), WHOSE)
+def test_patients_are_told_by_content_or_a_known_scheme(added, more, shared, root):
+    write(root / "two", pictures(added))
+    sets = [load(root, split=split) for split in ("train", "test")]
+    assert len(set(np.concatenate([part.patients for part in sets]))) == 8 + more
+    assert [name[: len(shared)] for name in shared_patients(*sets)] == [shared] * bool(shared)
 
 
-def spoil_empty(root):
-    for file in (root / "two" / "train" / "normal").iterdir():
-        file.unlink()
-    (root / "two" / "train" / "normal" / "desktop.ini").write_bytes(b"x")
+def test_the_manifest_is_whole_and_knows_patients_by_content(root, monkeypatch):
+    manifest = data.read_manifest()
+    counts = Counter(path.rpartition("/")[0] for path in manifest)
+    for task, classes in data.TASK_CLASSES.items():
+        assert [counts.pop(f"{task}/test/{name}") for name in classes] == [9] * len(classes)
+        assert [counts.pop(f"{task}/train/{name}") for name in classes] == [60, 70, 70, 70][: len(classes)]
+    assert not counts and all(len(sha1) == 40 for sha1, _ in manifest.values())
+    covid = {patient for path, (_, patient) in manifest.items() if "/covid/" in path}
+    assert len(covid) == 47 and all(patient.removeprefix("covid_").isdigit() for patient in covid)
+    known = {"two/test/normal/y.png": (git_blob_sha1(root / "two/train/normal/b.png"), "covid_7")}
+    monkeypatch.setattr(data, "read_manifest", lambda: known)
+    assert load(root).patients[-1] == "covid_7" and "covid_7" not in load(root).patients[:-1]
 
 
-def spoil_unexpected(root):
-    (root / "two" / "train" / "pneumonia_bac").mkdir()
+# Folders of one's own
 
 
-def spoil_hash(root):
-    shutil.copy(
-        root / "two/train/covid/person0_x_0.png", root / "two/train/covid/covid-19-pneumonia-14-PA.png"
-    )
+def test_what_is_passed_over_is_counted_and_named_in_the_banner(root, tmp_path):
+    over = "two/train/covid/x.dcm 1, two/train/covid/more/y.png 1, two/val/z.png 1, all/test/r.txt 1"
+    system = "two/train/covid/desktop.ini 1, two/Thumbs.db 1, two/train/.b/a.png 1, two/._a.png 1"
+    images = "two/train/normal/m.JFIF 250, two/train/normal/n.jpe 251, two/train/normal/o.TIF 252"
+    write(root, pictures(f"{over}, {system}, {images}"))
+    banner = find_source(str(root), tmp_path).banner()
+    assert banner.startswith("Images: folder xrays; 0 of 27 verified by hash; passed over (4): all/test/r.")
+    assert " and 1 more; missing (454): " in banner and "; not of the challenge (27): " in banner
+    assert "\n" not in banner and str(tmp_path) not in banner
+    assert [Path(f).name for f in load(root).files[2:]] == ["a.png", "b.png", "m.JFIF", "n.jpe", "o.TIF"]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (spoil_split, ["train is missing"]),
-        (spoil_class, ["covid is missing or holds no image"]),
-        (spoil_empty, ["normal is missing or holds no image"]),
-        (spoil_unexpected, ["unexpected folder pneumonia_bac", "covid, normal"]),
-        (spoil_hash, ["two/train/covid/covid-19-pneumonia-14-PA.png", "download"]),
-    ],
-)
-def test_bad_folder_is_named_with_the_remedy(spoil, words, root, source):
-    spoil(root)
+BAD = [  # what is removed and added, and what is said
+    ("two/train", "two/val/x.png 1", "holds no image in (2): covid, normal"),
+    ("two/train/covid", "two/train/covid/x.dcm 1", "holds no image in (1): covid"),
+    ("two/train/covid", "two/train/covid/desktop.ini 1", "holds no image in (1): covid"),
+    ("two/val", "two/train/viral/x.png 1", "another folder (1): viral. The classes are covid, normal."),
+    ("two/val", "two/train/Normal/x.png 1", "another folder (1): Normal"),
+    ("two/val", "two/train/covid/covid-19-pneumonia-14-PA.png 1", "Not the challenge's files of these names"),
+]
+
+
+@pytest.mark.parametrize(("removed", "added", "words"), BAD)
+def test_a_bad_folder_is_named_with_the_remedy(removed, added, words, root):
+    shutil.rmtree(root / removed, ignore_errors=True)
+    write(root, pictures(added))
     with pytest.raises(DataError) as caught:
-        load_images(source, "two", "train", size=4, progress=False)
-    assert all(word in str(caught.value) for word in [*words, "Remedy"])
+        load(root)
+    assert words in str(caught.value) and "Remedy: " in str(caught.value)
 
 
-def test_names_of_phantoms_are_not_held_against_the_manifest(root):
-    spoil_hash(root)
-    assert len(load_images(Source(root, "phantom"), "two", "train", size=4, progress=False)) == 5
+@pytest.mark.parametrize("name", ["Röntgen Thorax.png", "胸部.png", "رئة.png", 'a\'s "c" [1].png', "🫁.png"])
+def test_names_beyond_ascii_are_kept_and_bad_files_named(name, root):
+    (root / "two/train/covid/a.png").rename(root / "two/train/covid" / name)
+    assert f"two/train/covid/{name}" in load(root).files
+    (root / "two/train/covid" / name).write_bytes(b"broken")
+    with pytest.raises(ImageError) as caught:
+        load(root)
+    assert name in str(caught.value)
+    (root / "two/train/normal/link.png").symlink_to("nowhere")
+    with pytest.raises(ImageError, match=r"link\.png cannot be read: No such file.*Remedy"):
+        load(root)
 
 
-def test_unreadable_image_is_named(root, source):
-    (root / "two/train/covid/broken.jpg").write_text("no image")
-    with pytest.raises(ImageError, match=r"broken\.jpg"):
-        load_images(source, "two", "train", progress=False)
-
-
-def test_unknown_task_is_named(source):
-    with pytest.raises(DataError, match=r"'three'.*two, all"):
-        load_images(source, "three", "train")
-
-
-def test_each_file_is_hashed_once_and_a_changed_one_noticed(root, source, tmp_path, monkeypatch):
-    hashed = Counter()
-
-    def count(path):
-        hashed[path] += 1
-        return git_blob_sha1(path)
-
-    monkeypatch.setattr(data, "git_blob_sha1", count)
-    monkeypatch.setattr(images, "git_blob_sha1", count)
-    first = load_images(source, "two", "train", 4, tmp_path / "cache", progress=False)
-    assert set(hashed.values()) == {1} and len(hashed) == 4
-    Image.new("L", (8, 8), 33).save(root / first.files[0])
-    second = load_images(source, "two", "train", 4, tmp_path / "cache", progress=False)
-    assert (second.images[0] == 33).all() and np.array_equal(first.images[1:], second.images[1:])
-
-
-# Where the images come from
-
-
-def test_requested_folder_is_taken(root, tmp_path, phantoms):
-    found = find_source(f" {root} ", tmp_path)
-    assert (found.root, found.kind, found.title, phantoms) == (root, "folder", "", [])
-    assert "\n" not in found.banner() and str(tmp_path) not in found.banner() and "xrays" in found.banner()
-
-
-@pytest.mark.parametrize(
-    ("missing", "error"), [(".", FileNotFoundError), ("all", DataError), ("two", DataError)]
-)
-def test_requested_folder_is_never_replaced_by_another(missing, error, root, tmp_path, phantoms):
-    shutil.rmtree(root / missing)
-    with pytest.raises(error, match=r"xrays.*Remedy"):
-        find_source(str(root), tmp_path, local=root)
-    assert phantoms == []
-
-
-@pytest.mark.parametrize("wish", [None, "", " "])
-def test_local_folder_comes_before_download(wish, root, tmp_path, phantoms, no_network):
-    assert find_source(wish, tmp_path, local=root).root == root
-
-
-def test_download_is_used_where_there_is_no_local_folder(root, tmp_path, phantoms, monkeypatch):
-    asked = {}
-
-    def fetch(cache_dir, manifest, progress):
-        asked.update(cache=cache_dir, manifest=manifest)
-        return root
-
-    monkeypatch.setattr(sources, "fetch_challenge", fetch)
-    found = find_source(None, tmp_path, local=tmp_path / "none")
-    assert (found.root, found.kind, asked["cache"]) == (root, "download", tmp_path)
-    assert len(asked["manifest"]) == 454
-    assert asked["manifest"]["two/train/covid/covid-19-pneumonia-14-PA.png"].startswith("4f594f4f")
-
-
-def test_no_source_gives_phantoms_that_say_so(tmp_path, phantoms, no_network):
-    found = find_source(None, tmp_path, local=tmp_path / "none")
-    assert found.is_phantom and found.title == "phantom data" and phantoms == [tmp_path / "phantoms"]
-    banner = found.banner()
-    assert len(banner.splitlines()) > 3
-    assert all(w in banner for w in ("PHANTOM DATA", "404", "no connection", "Remedy", "XRAY_DATA"))
-    assert str(tmp_path) not in banner
-
-
-def test_an_incomplete_download_is_better_than_phantoms(root, tmp_path, phantoms, no_network):
-    shutil.copytree(root, tmp_path / "cache" / "challenge")
-    found = find_source(None, tmp_path / "cache", local=tmp_path / "none")
-    assert found.kind == "download" and phantoms == [] and "missing" in found.banner()
-
-
-@pytest.mark.parametrize(("wish", "download"), [("phantom", True), ("PHANTOM", True), (None, False)])
-def test_phantoms_on_demand_touch_no_network(wish, download, tmp_path, phantoms, monkeypatch):
-    monkeypatch.setattr(sources, "fetch_challenge", None)
-    found = find_source(wish, tmp_path, local=tmp_path / "none", download=download)
-    assert found.is_phantom and "Remedy" in found.banner()
-
-
-def test_default_cache_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XRAY_CACHE", str(tmp_path))
-    assert data.default_cache() == tmp_path
+def test_what_the_user_names_is_taken_also_from_the_home_folder(root, tmp_path, monkeypatch, offline):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for wish, local in ((f" {root} ", "none"), ("~/xrays", "none"), (None, "~/xrays"), (" ", root)):
+        found = find_source(wish, "~/cache", local)
+        assert (found.root, found.kind, found.title) == (root, "folder", "")
+    monkeypatch.setenv("XRAY_CACHE", "~/kept")
+    assert data.default_cache() == tmp_path / "kept"
+    assert find_source("Phantom").root == tmp_path / "kept/phantoms"
+    assert "folder train; 2 covid," in load_external("~/xrays/two/train", 4, progress=False)[1]
     monkeypatch.delenv("XRAY_CACHE")
     assert data.default_cache().name == "covid-xrays"
 
 
-def test_description_is_compact_and_counts(root, source):
-    missing, extra = describe_source(source, ["two"])
-    assert missing.startswith("148 of the manifest's 148 files missing: ") and missing.endswith(
-        "and 145 more"
-    )
-    assert "(8)" in extra and "and 5 more" in extra
-    assert describe_source(Source(root, "phantom")) == []
+def nest(root, folder):
+    root.rename(root.with_name("away"))
+    shutil.move(root.with_name("away"), write(root, {f"{folder}/x": b""}) / folder / "inner")
 
 
-# Patients and splits
+NOT_SO = [
+    (lambda root: shutil.rmtree(root / "all"), "lacks all/. Remedy: set XRAY_DATA"),
+    (lambda root: shutil.rmtree(root / "two"), "lacks two/. Remedy"),
+    (lambda root: nest(root, ""), "lacks two/ and all/; its folder inner/ seems to be meant"),
+    (lambda root: nest(root, "a"), "its folder a/inner/ seems to be meant"),
+    (lambda root: shutil.rmtree(root) or write(root, {"x.zip": b"x"}), "lacks two/ and all/"),
+    (lambda root: shutil.rmtree(root) or root.write_bytes(b"x"), "is no folder"),
+    (lambda root: shutil.rmtree(root) or root.symlink_to("nowhere"), "is no folder"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "patient"),
-    [
-        ("person97_virus_180.jpeg", "person97"),
-        ("person1940_bacteria_4859.jpeg", "person1940"),
-        ("IM-0115-0001.jpeg", "IM-0115"),
-        ("NORMAL2-IM-1385-0001.jpeg", "NORMAL2-IM-1385"),
-        ("NORMAL2-IM-1294-0001-0002.jpeg", "NORMAL2-IM-1294"),
-        ("two/train/covid/phantom_covid_003.png", "phantom_covid_003"),
-        ("personal.png", "personal"),
-    ],
-)
-def test_patient_of_a_name(name, patient):
-    assert patient_of(name) == patient
+@pytest.mark.parametrize(("fault", "words"), NOT_SO)
+def test_a_folder_that_is_not_as_it_should_be_is_never_replaced(fault, words, root, tmp_path, offline):
+    fault(root)
+    for wish, local in ((str(root), tmp_path / "none"), (None, root)):
+        with pytest.raises((DataError, FileNotFoundError)) as caught:
+            find_source(wish, tmp_path / "cache", local)
+        assert words in str(caught.value) and "Remedy: " in str(caught.value)
+    assert not (tmp_path / "cache").exists()
 
 
-def test_manifest_is_whole_and_knows_every_patient():
-    manifest = read_manifest()
-    counts = Counter("/".join(path.split("/")[:3]) for path in manifest)
-    trains = {"covid": 60, "normal": 70, "pneumonia_bac": 70, "pneumonia_vir": 70}
-    assert counts == {
-        f"{task}/{split}/{name}": trains[name] if split == "train" else 9
-        for task, classes in TASK_CLASSES.items()
-        for split in ("train", "test")
-        for name in classes
-    }
-    for path, known in manifest.items():
-        assert len(known.sha1) == 40
-        if path.split("/")[2] == "covid":
-            assert known.patient.removeprefix("covid_").isdigit()
-        else:
-            assert known.patient == patient_of(path)
-    assert manifest["all/train/covid/covid-19-pneumonia-14-PA.png"].patient == "covid_23"
+@pytest.mark.parametrize("wish", ["none/here", "~no-such-user/xrays", "x" * 5000, "a\0b", "a/\N{LUNGS}"])
+@pytest.mark.parametrize("find", [find_source, load_external])
+def test_a_wish_that_is_no_folder_is_named(wish, find, tmp_path, offline):
+    with pytest.raises(FileNotFoundError, match="XRAY_(DATA|EXTERNAL)=.*is no folder.*Remedy"):
+        find(wish, cache_dir=tmp_path)
 
 
-def made_set(seed=0):
-    """About 130 images of two classes, patients with one to four images each."""
-    rng = np.random.default_rng(seed)
-    labels, patients = [], []
-    for label, people in enumerate((30, 35)):
-        for person in range(people):
-            count = rng.integers(1, 5)
-            labels += [label] * count
-            patients += [f"{label}-{person}"] * count
-    n = len(labels)
-    files = np.array([f"{i}.png" for i in range(n)])
-    return ImageSet(np.zeros((n, 1, 1, 3), np.uint8), np.array(labels), ("a", "b"), files, np.array(patients))
+def test_without_images_there_are_phantoms_that_say_why(root, tmp_path, offline, monkeypatch):
+    write(tmp_path, {"data/.DS_Store": b"", "file": b""})  # as good as empty
+    for wish, download, words in (
+        (None, True, "not be downloaded:\n#    - http://127.0.0.1:9/x.zip: ConnectionError\n#  Remedy:"),
+        (None, False, "No folder data is here; downloading is switched off.\n#  Remedy:"),
+        ("PHANTOM", True, "XRAY_DATA=phantom asks for it.\n#  Remedy:"),
+    ):
+        found = find_source(wish, tmp_path / words[:5], tmp_path / "data", download)
+        assert (found.is_phantom, found.title) == (True, "phantom data") and "PHANTOM DATA" in found.banner()
+        assert words in found.banner() and str(tmp_path) not in found.banner()
+    # Names of phantoms are not held against the manifest.
+    write(root, pictures("two/train/covid/covid-19-pneumonia-14-PA.png 1"))
+    assert len(load_images(Source(root, "phantom"), "two", "train", 4, progress=False)) == 5
+    # An incomplete download is better than phantoms.
+    shutil.copytree(root, tmp_path / "cache/challenge")
+    found = find_source(None, tmp_path / "cache", tmp_path / "data")
+    assert found.kind == "download" and "missing (453)" in found.banner()
+    monkeypatch.setattr(data, "write_phantoms", lambda place: place.mkdir())
+    with pytest.raises(DataError, match=r"asks for it(.|\n)*phantoms: Not a directory. Remedy: .*XRAY_CACHE"):
+        find_source("phantom", tmp_path / "file")
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_folds_part_no_patient_and_keep_the_shares(seed):
-    made = made_set(seed)
-    folds = grouped_folds(made, 5, seed)
-    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(made)))
-    for train, held_out in folds:
-        assert sorted([*train, *held_out]) == list(range(len(made)))
-        assert (np.diff(train) > 0).all() and (np.diff(held_out) > 0).all()
-        assert not set(made.patients[train]) & set(made.patients[held_out])
-        assert abs(made.labels[held_out].mean() - made.labels.mean()) < 0.1
-        assert abs(len(held_out) / len(made) - 0.2) < 0.06
+# Archives, from a server on this machine
+
+FILES = {"two/train/a.png": b"first file", "two/test/b.jpg": b"second file", "all/train/a.png": b"first file"}
+MANIFEST = {path: git_blob_sha1(content) for path, content in FILES.items()}
 
 
-def test_split_is_the_first_fold_and_follows_the_seed():
-    made = made_set()
-    train, held_out = validation_split(made, 0.25, seed=3)
-    first = grouped_folds(made, 4, seed=3)[0]
-    assert np.array_equal(train, first[0]) and np.array_equal(held_out, first[1])
-    assert not np.array_equal(held_out, validation_split(made, 0.25, seed=4)[1])
+# In other folders, under other names and with Windows' separators, among files that nobody wants.
+GOOD = zipped({"top\\x.png": b"first file", "top/y": b"second file", "top/z": b"", "../evil.png": b"evil"})
 
 
-def test_too_few_patients_are_an_error_not_an_empty_part():
-    made = made_set()
-    lone = ImageSet(made.images, made.labels, ("a", "b"), made.files, made.labels.astype(str))
-    with pytest.raises(DataError, match="Class a has 1 patients, too few"):
-        grouped_folds(lone, 5, 0)
+def fetch(server, cache, *names, progress=False):
+    urls = [f"http{'s' * (name == 'TLS')}://{server.address}/{name}" for name in names]
+    return fetch_files(cache / "challenge", MANIFEST, urls, "It", "wait.", progress)
 
 
-@pytest.mark.parametrize("fraction", [0, 0.6, 1, -0.2])
-def test_impossible_fraction_is_refused(fraction):
-    with pytest.raises(ValueError, match="fraction"):
-        validation_split(made_set(), fraction)
+def test_an_archive_gives_the_manifest_s_files_wherever_they_lie(server, tmp_path, capsys):
+    server.pages["/good"] = [GOOD[k : k + 20] for k in range(0, len(GOOD), 20)]
+    root = fetch(server, tmp_path / "one/two", "good")
+    assert below(tmp_path) == {f"one/two/challenge/{path}": content for path, content in FILES.items()}
+    assert capsys.readouterr() == ("", "")
+    fetch(server, tmp_path / "b", "good", progress=True)
+    assert capsys.readouterr().out
+    # What is lost is fetched again, and nothing else touched; then nothing is fetched.
+    (root / "two/train/a.png").unlink()
+    own = {"two/test/b.jpg": b"own", "two/mine.png": b"own"}
+    fetch(server, write(root, own).parent, "good")
+    server.pages.clear()
+    assert below(fetch(server, root.parent, "good")) == FILES | own
+
+
+FAULTS = {  # what a source sends, and what is said of it
+    "absent": (None, "404"),
+    "page": ([b"<html>quota exceeded</html>"], "not a zip file"),
+    "half": ([GOOD[:-40]], "not a zip file"),
+    "cut": ([GOOD], "ChunkedEncodingError"),
+    "empty": ([zipped({})], "3 of 3 files missing or changed, first all/train/a.png"),
+    "changed": ([zipped(FILES | {"two/test/b.jpg": b"x"})], "1 of 3 files missing or changed, first two/"),
+    "broken": ([GOOD.replace(b"top\\x.pngK", b"top\\x.png\xff")], ""),
+    "encrypted": ([GOOD.replace(b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1")], "encrypted"),
+    "bomb": ([zipped(FILES | {"two/test/b.jpg": bytes(10**6)})], "1 of 3 files missing"),
+    "stalls": ([GOOD[:50], None], "ConnectionError"),
+    "silent": ([None], "ReadTimeout"),
+    "TLS": ([GOOD], "TLS error (certificate"),
+    "endless": ([bytes(2**16)] * 99, "sends more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_source_is_told_and_leaves_nothing_and_the_next_is_tried(fault, server, tmp_path, monkeypatch):
+    for name, value in {"TIMEOUT": (1, 0.3), "MAX_MEMBER": 1000, "MAX_ARCHIVE": 2**20}.items():
+        monkeypatch.setattr(files, name, value)
+    body, reason = FAULTS[fault]
+    server.pages.update({"/good": [GOOD]} | ({} if body is None else {f"/{fault}": body}))
+    with pytest.raises(DownloadError) as caught:
+        fetch(server, tmp_path, fault)
+    text = str(caught.value)
+    assert text.startswith("It could not be downloaded:\n  - http") and reason in text
+    assert text.endswith("\nRemedy: check the connection and run again, or wait.")
+    assert str(tmp_path) not in text and "0x" not in text and list(tmp_path.iterdir()) == []
+    assert below(fetch(server, tmp_path, fault, "good")) == FILES
+
+
+# The external set
+
+OUTSIDE = pictures("covid/a.day0.png 10, covid/a.day4.png 20, normal/000_1.png 30, pneumonia/000_2.png 40")
+PATIENTS = ["covid_900", "covid_900", "nih_00000007", "nih_00000008"]
+
+
+@pytest.fixture
+def planted(monkeypatch, server):
+    """Four originals in one archive, and a challenge of two files, in the place of the real ones."""
+    hashes = [git_blob_sha1(content) for content in OUTSIDE.values()]
+    originals = dict(zip(OUTSIDE, zip(hashes, PATIENTS, strict=True), strict=True))
+    seen = {"two/x/seen.png": (git_blob_sha1(picture(99)), "covid_1"), "all/x/z.png": ("0" * 40, "person7")}
+    lists = {"manifest.csv": seen, "external.csv": originals}
+    monkeypatch.setattr(data, "read_manifest", lambda name="manifest.csv": lists[name])
+    *kept, _, remedy = data.SETS["external"]
+    monkeypatch.setitem(data.SETS, "external", (*kept, [f"http://{server.address}/x.zip"], remedy))
+    server.pages["/x.zip"] = [zipped({f"X-Ray/{k}.jpg": c for k, c in enumerate(OUTSIDE.values())})]
+    return originals
+
+
+def outside(tmp_path, contents=None, wish=None, download=True):
+    wish = str(write(tmp_path / "mine", contents)) if contents else wish
+    return load_external(wish, 8, tmp_path / "cache", tmp_path / "external", download, progress=False)
+
+
+def test_the_external_set_in_step_from_a_folder_or_a_download(tmp_path, planted, server):
+    for contents, kind in ((OUTSIDE, "folder mine"), (None, "download"), (None, "download")):
+        images, note = outside(tmp_path, contents)
+        assert images.class_names == ("covid", "normal", "pneumonia")
+        assert images.files.tolist() == list(OUTSIDE) and images.images[:, 0, 0, 0].tolist()[::3] == [10, 40]
+        assert images.patients.tolist() == PATIENTS and images.labels.tolist() == [0, 0, 1, 2]
+        counts = "2 covid, 1 normal, 1 pneumonia; 0 more left out as images or patients of the challenge"
+        assert note == f"Images: {kind}; {counts}; 4 of 4 verified by hash"
+        if kind == "download":
+            server.pages.clear()
+    write(tmp_path, pictures("external/covid/own.png 50"))
+    assert "folder external; 1 covid; 0 more" in outside(tmp_path)[1]  # before the download
+
+
+KEPT = [  # what the folder holds besides a normal image, the patients that stay, what is said
+    # A reduced copy and a renamed one; others of one number, or one content.
+    ("covid/a.day0.jpg 11, covid/y.png 20", ["covid_900"] * 2, "0 more left out"),
+    ("normal/00000123_004.png 1, normal/00000123_005.png 2", ["nih_00000123"] * 2, "0 more left out"),
+    ("covid/x.png 2, covid/y.jpe 2", [f"sha_{git_blob_sha1(picture(2))[:12]}"] * 2, "0 more left out"),
+    ("normal/a.dcm 1, normal/b/c.png 2", [], "; passed over (2): normal/a.dcm, normal/b/c.png"),
+    # Of the challenge: its file, one under an external name, one encoded anew, another of its patient.
+    ("covid/renamed.png 99, covid/a.day0.jpg 99", [], "2 more left out"),
+    ("covid/seen.jpg 98, pneumonia/person7_bacteria_9.jpeg 97", [], "2 more left out"),
+    # Not as it should be.
+    ("covid/a.dcm 1, covid/desktop.ini 3, normal/x.png 1", None, "holds no image in (1): covid"),
+    ("covid/renamed.png 99, pneumonia/a.png 1", None, "no covid/ or normal/ but of the challenge's"),
+    ("a.png 1", None, "no covid/ or normal/"),
+    ("bacterial/a.png 1, normal/a.png 1", None, "another folder (1): bacterial"),
+]
+
+
+@pytest.mark.parametrize(("added", "patients", "words"), KEPT)
+def test_who_belongs_to_the_external_set(added, patients, words, tmp_path, planted):
+    if patients is None:
+        with pytest.raises(DataError) as caught:
+            outside(tmp_path, pictures(added))
+        assert words in str(caught.value) and "Remedy: set XRAY_EXTERNAL" in str(caught.value)
+        return
+    images, note = outside(tmp_path, pictures(f"normal/zz.png 200, {added}"))
+    assert images.patients[images.files != "normal/zz.png"].tolist() == patients and words in note
+
+
+def test_an_original_of_a_patient_of_the_challenge_is_left_out_by_its_copy(tmp_path, planted):
+    planted["covid/a.day4.png"] = ("1" * 40, "covid_1")
+    images, note = outside(tmp_path, {path.replace(".png", ".jpg"): c + b" " for path, c in OUTSIDE.items()})
+    assert images.patients.tolist() == [PATIENTS[0], *PATIENTS[2:]] and "; 1 more left out" in note
+
+
+def test_no_external_set_has_a_reason(tmp_path, planted, server):
+    server.pages["/x.zip"] = [zipped({path: picture(77) for path in OUTSIDE})]
+    for wish, download, words in (("None", True, "=none asks"), (None, False, "off"), (None, True, "4 of 4")):
+        images, note = outside(tmp_path, None, wish, download)
+        assert images is None and words in note and "Remedy: " in note and str(tmp_path) not in note
+    assert below(tmp_path) == {}
 
 
 # The real images
 
 
-@needs_shared
-def test_real_images_load_with_a_note_on_the_missing_one(tmp_path):
-    found = find_source(str(SHARED), tmp_path)
-    whole = not describe_source(found)
-    if not whole:
-        (note,) = found.notes
-        assert note.startswith(
-            "2 of the manifest's 454 files missing: all/train/covid/covid-19-pneumonia-14-PA"
-        )
-    patients = {}
-    for task, train, test in (("two", 129, 18), ("all", 269, 36)):
-        for split, n in (("train", train + whole), ("test", test)):
-            loaded = load_images(found, task, split, size=32, progress=False)  # checks every hash
-            assert len(loaded) == n
-            patients[task, split] = set(loaded.patients)
-            if split == "train":
-                check_real_split(loaded)
-        assert patients[task, "train"] & patients[task, "test"] == {"covid_13"}
+@pytest.mark.shared
+def test_the_real_images_are_verified_and_one_patient_is_shared(tmp_path):
+    found = find_source(str(SHARED / "data"), tmp_path)
+    whole = "missing" not in found.banner()
+    assert ("454 of 454 verified" if whole else "452 of 452 verified by hash; missing (2)") in found.banner()
+    sets = [load(found.root, "all", split, size=8) for split in ("train", "test")]
+    assert ([*map(len, sets)], shared_patients(*sets)) == ([269 + whole, 36], ["covid_13"])
+    everything = sets[0].plus(sets[1]).files
+    assert data.is_complete(found, everything) and not data.is_complete(found, everything[4:])
+    assert not data.is_complete(Source(found.root, "phantom"), everything)
 
 
-def check_real_split(loaded):
-    train, held_out = validation_split(loaded)
-    assert not set(loaded.patients[train]) & set(loaded.patients[held_out])
-    for name, count in loaded.subset(held_out).counts().items():
-        assert abs(count - 0.2 * loaded.counts()[name]) <= 2
-
-
-def test_manifest_knows_a_patient_by_content(root, source, monkeypatch):
-    sha1 = git_blob_sha1(root / "two/train/normal/person1_x_1.png")
-    monkeypatch.setattr(data, "read_manifest", lambda: {"two/test/normal/y.png": Known(sha1, "covid_7")})
-    loaded = load_images(source, "two", "train", size=4, progress=False)
-    assert loaded.patients.tolist() == ["person0", "person1", "person0", "covid_7"]
-
-
-@needs_shared
-def test_moved_file_keeps_its_patient(root):
-    name = "nejmoa2001191_f4.jpeg"
-    shutil.copy(SHARED / "two/test/covid" / name, root / "two/train/covid/other-name.jpeg")
-    loaded = load_images(Source(root, "folder"), "two", "train", size=4, progress=False)
-    assert loaded.patients[loaded.files == "two/train/covid/other-name.jpeg"].tolist() == ["covid_13"]
-
-
-def test_only_some_classes_are_numbered_from_zero():
-    names = ("covid", "normal", "pneumonia_bac", "pneumonia_vir")
-    labels = np.array([0, 1, 2, 2, 3])
-    files = np.array([f"all/train/{names[k]}/{i}.png" for i, k in enumerate(labels)])
-    whole = ImageSet(
-        np.arange(5, dtype="uint8")[:, None, None, None], labels, names, files, np.arange(5) // 2
-    )
-    pair = whole.only(("pneumonia_bac", "pneumonia_vir"))
-    assert pair.labels.tolist() == [0, 0, 1]
-    assert pair.files.tolist() == files[2:].tolist()
-    assert pair.images.ravel().tolist() == [2, 3, 4]
-    assert pair.counts() == {"pneumonia_bac": 2, "pneumonia_vir": 1}
-    assert pair.patient_counts() == {"pneumonia_bac": 1, "pneumonia_vir": 1}
-    with pytest.raises(ValueError, match="no class covid, only pneumonia_bac, pneumonia_vir"):
-        pair.only(("covid", "pneumonia_vir"))
-
-
-def test_two_sets_are_joined_in_order_and_in_step():
-    names = ("covid", "normal")
-    parts = [
-        ImageSet(np.full((2, 1, 1, 3), k, "uint8"), np.array([0, 1]), names, np.array([f"{k}a", f"{k}b"]),
-                 np.array([f"p{k}", "same"]))
-        for k in (3, 5)
-    ]  # fmt: skip
-    joined = parts[0].plus(parts[1])
-    assert joined.images[:, 0, 0, 0].tolist() == [3, 3, 5, 5] and joined.labels.tolist() == [0, 1, 0, 1]
-    assert joined.files.tolist() == ["3a", "3b", "5a", "5b"]
-    assert joined.patient_counts() == {"covid": 2, "normal": 1}
-    with pytest.raises(ValueError, match="classes differ"):
-        parts[0].plus(replace(parts[1], class_names=("normal", "covid")))
+@pytest.mark.shared
+def test_the_real_external_set_lacks_the_challenge(tmp_path):
+    names = ("external.csv", "manifest.csv")
+    originals, challenge = (dict(data.read_manifest(name).values()) for name in names)
+    assert len(originals) == 552 and not set(originals) & set(challenge)  # but 22 are cropped anew
+    assert sum(patient in challenge.values() for patient in originals.values()) == 23
+    images, note = load_external(str(SHARED / "external"), 8, tmp_path, progress=False)
+    counts = data.count_table(outside=images)["outside"]
+    assert counts["images"].tolist() == [34, 247, 248] and counts["patients"].tolist() == [26, 186, 202]
+    assert "; 23 more left out as images or patients of the challenge; 0 of 552 verified by hash" in note

@@ -1,173 +1,250 @@
-"""Load the images with labels, file names and patients in step, and split them by patient."""
+"""Find and load the images (a folder, a download or phantoms), labels and patients in step; the external set.
+Imports session, files and phantoms of ours."""
 
 import os
+import re
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+import pandas as pd
+import platformdirs
 
-from .images import git_blob_sha1, read_xrays
-from .sources import CLASS_TITLES as CLASS_TITLES  # the notebooks import these from here
-from .sources import REMEDY, TASK_CLASSES, DataError, Source, images_in, name_some, patient_of, read_manifest
-from .sources import default_cache as default_cache
-from .sources import describe_source as describe_source
-from .sources import find_source as find_source
+from .files import SUFFIXES, SYSTEM, DownloadError, fetch_files, git_blob_sha1, list_files, read_xrays
+from .phantoms import write_phantoms
+from .session import user_path
+
+CLASS_TITLES = dict(
+    covid="COVID-19", normal="Normal", pneumonia_bac="Bacterial pneumonia", pneumonia_vir="Viral pneumonia"
+)
+TASK_CLASSES = {"two": ("covid", "normal"), "all": tuple(CLASS_TITLES)}  # alphabetical, as the labels
+REMEDY = "Remedy: set XRAY_DATA to a folder with two/ and all/ (train/ and test/ in each), or to phantom."
+EXTERNAL_REMEDY = "Remedy: set XRAY_EXTERNAL to a folder with covid/ or normal/ (and pneumonia/), or to none."
+COURSE = (
+    "https://github.com/randreas/Covid-Classification/archive/3bebabca8840c9d4227d75d6cac86ac9d69c06d1.zip",
+    "https://github.com/jgj98/Covid-19-Neural-Network/archive/7569ced49911d2deeb97859f127a1763205c6f4d.zip",
+)
+OZTURK = "https://github.com/muhammedtalo/COVID-19/archive/11f2ec7edd3a298b4a6081605ec7b458cc770fae.zip"
+SETS = {  # variable that names a folder, its word for no images, list of the files, archives, remedy
+    "challenge": ("XRAY_DATA", "phantom", "manifest.csv", COURSE, REMEDY),
+    "external": ("XRAY_EXTERNAL", "none", "external.csv", [OZTURK], EXTERNAL_REMEDY),
+}
+# Names of Kermany's and NIH's that tell the patient; bacterial and viral files of one personNN count as one.
+NAMES = re.compile(r"person\d+(?=_(bacteria|virus)_\d)|(NORMAL2-)?IM-\d+(?=-\d)|\d{8}(?=_\d{3}\.)")
+
+
+class DataError(ValueError):
+    """A data folder that is not as it should be; the message names the file or folder and the remedy."""
+
+
+class Source(namedtuple("Source", "root kind notes", defaults=[()])):
+    """Where the images come from: `kind` is "folder", "download" or "phantom"; notes go into the banner."""
+
+    @property
+    def is_phantom(self):
+        return self.kind == "phantom"
+
+    @property
+    def title(self):
+        """Prefix for the titles of figures: empty for real images."""
+        return "phantom data" if self.is_phantom else ""
+
+    def banner(self):
+        """Statement to print: one line for real images, a box for phantoms; never a path of the machine."""
+        if not self.is_phantom:
+            what = f"folder {self.root.resolve().name}" if self.kind == "folder" else self.kind
+            return "; ".join([f"Images: {what}", *self.notes])
+        first = "PHANTOM DATA: drawings, not X-rays. No number below says anything about patients."
+        lines = "\n".join([first, *self.notes]).splitlines()
+        return "\n".join(["#" * 88, *(f"#  {line}" for line in lines), "#" * 88])
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The n images of one split, in step with all that is known of them.
-
-    images : uint8 [n, size, size, 3]; labels : int64 [n], positions in `class_names`;
-    class_names : folder names; files : str [n], such as "two/train/covid/x.png", sorted by class, then name;
-    patients : str [n].
-    """
+    """Images (uint8 [n, size, size, 3]) in step with labels (int64 [n], positions in `class_names`), files
+    (str [n], such as "two/train/covid/x.png", sorted by class, then name) and patients (str [n])."""
 
     images: np.ndarray
     labels: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: tuple
     files: np.ndarray
     patients: np.ndarray
 
-    def __post_init__(self):
-        if not len(self.images) == len(self.labels) == len(self.files) == len(self.patients):
-            raise ValueError("images, labels, files and patients must have the same length")
-
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.labels)
 
-    def subset(self, index: np.ndarray | slice) -> "ImageSet":
-        """Images at `index`: int positions in the wanted order, a bool mask [n], or a slice."""
-        parts = {name: getattr(self, name)[index] for name in ("images", "labels", "files", "patients")}
-        return replace(self, **parts)
+    @property
+    def titles(self):
+        """What tables and figures call the classes."""
+        return [CLASS_TITLES.get(name, name.capitalize()) for name in self.class_names]
 
-    def only(self, class_names: tuple[str, ...]) -> "ImageSet":
+    def _map(self, function):
+        return replace(self, **{n: function(n) for n in ("images", "labels", "files", "patients")})
+
+    def subset(self, index):
+        """The images at `index`: int positions in the wanted order, a bool mask [n], or a slice."""
+        return self._map(lambda name: getattr(self, name)[index])
+
+    def only(self, class_names):
         """The images of some classes, in their order, numbered from 0; ValueError if one is absent."""
-        if missing := [name for name in class_names if name not in self.class_names]:
-            raise ValueError(f"there is no class {', '.join(missing)}, only {', '.join(self.class_names)}")
-        chosen = self.subset(np.isin(self.labels, [self.class_names.index(name) for name in class_names]))
-        labels = [class_names.index(self.class_names[label]) for label in chosen.labels]
-        return replace(chosen, labels=np.array(labels, dtype=np.int64), class_names=class_names)
+        numbers = [self.class_names.index(name) for name in class_names]
+        chosen = self.subset(np.isin(self.labels, numbers))
+        labels = np.array([numbers.index(label) for label in chosen.labels], np.int64)
+        return replace(chosen, labels=labels, class_names=tuple(class_names))
 
-    def plus(self, other: "ImageSet") -> "ImageSet":
+    def plus(self, other):
         """The images of both, this one's first; ValueError if their classes differ."""
         if self.class_names != other.class_names:
             raise ValueError(f"the classes differ: {self.class_names} and {other.class_names}")
-        names = ("images", "labels", "files", "patients")
-        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in names})
+        return self._map(lambda name: np.concatenate([getattr(self, name), getattr(other, name)]))
 
-    def counts(self) -> dict[str, int]:
-        """Images of each class."""
-        return {name: int(np.sum(self.labels == label)) for label, name in enumerate(self.class_names)}
-
-    def patient_counts(self) -> dict[str, int]:
-        """Patients of each class."""
-        return {
-            name: len(np.unique(self.patients[self.labels == label]))
-            for label, name in enumerate(self.class_names)
-        }
-
-    def one_hot(self) -> np.ndarray:
+    def one_hot(self):
         """Labels as float32 [n, k]."""
         return np.eye(len(self.class_names), dtype=np.float32)[self.labels]
 
 
-def _list_files(root: Path, task: str, split: str) -> tuple[list[str], list[int]]:
-    """Relative paths of one split, sorted by class and name, and their labels."""
-    if task not in TASK_CLASSES:
-        raise DataError(f"Unknown task {task!r}; expected one of {', '.join(TASK_CLASSES)}")
-    folder, classes = root / task / split, TASK_CLASSES[task]
-    if not os.path.isdir(folder):
-        raise DataError(f"{folder} is missing. {REMEDY}")
-    found, files, labels = images_in(folder, classes), [], []
-    for label, name in enumerate(classes):
-        if not found.get(name):
-            raise DataError(f"{folder / name} is missing or holds no image. {REMEDY}")
-        files += [f"{task}/{split}/{name}/{file}" for file in found[name]]
-        labels += [label] * len(found[name])
-    return files, labels
+def count_table(**sets):
+    """Images and patients of each class (rows) in each ImageSet (columns: its keyword, and which of both)."""
+    table = {}
+    for name, part in sets.items():
+        groups = [part.patients[part.labels == label] for label in range(len(part.class_names))]
+        table[name, "images"] = pd.Series([len(group) for group in groups], part.titles)
+        table[name, "patients"] = pd.Series([len(set(group)) for group in groups], part.titles)
+    return pd.DataFrame(table)
 
 
-def load_images(
-    source: Source,
-    task: str,
-    split: str,
-    size: int = 224,
-    cache_dir: str | os.PathLike | None = None,
-    progress: bool = True,
-) -> ImageSet:
-    """Load one split of one task; the challenge's own files are checked against their hashes.
-
-    Parameters
-    ----------
-    source : from `find_source`
-    task, split : "two" or "all"; "train" or "test"
-    size : side of the images in pixels
-    cache_dir : folder for the decoded images, or None for no cache
-    progress : show a bar on stdout
-
-    Raises
-    ------
-    DataError
-        A folder is missing, empty or unexpected, or a file is not the one that its name promises.
-    ImageError
-        A file cannot be read or decoded.
-    """
-    files, labels = _list_files(source.root, task, split)
-    digests = [git_blob_sha1(source.root / file) for file in files]
-    manifest = {} if source.is_phantom else read_manifest()
-    pairs = list(zip(files, digests, strict=True))
-    if wrong := [file for file, sha1 in pairs if file in manifest and manifest[file].sha1 != sha1]:
-        raise DataError(
-            f"Not the challenge's file of that name: {name_some(wrong)}. Remedy: delete it and download "
-            "again, or, where it is an image of your own, rename it."
-        )
-    # By content, so that a patient stays known when a file is moved or renamed.
-    patients = {known.sha1: known.patient for known in manifest.values()}
-    paths = [source.root / file for file in files]
-    images = read_xrays(paths, size, cache_dir=cache_dir, progress=progress, digests=digests)
-    return ImageSet(
-        images=images,
-        labels=np.array(labels, dtype=np.int64),
-        class_names=TASK_CLASSES[task],
-        files=np.array(files),
-        patients=np.array([patients.get(sha1, patient_of(file)) for file, sha1 in pairs]),
-    )
+def shared_patients(one, other):
+    """Sorted patients of both ImageSets; equal files are one patient, whatever their names."""
+    return sorted(set(one.patients.tolist()) & set(other.patients.tolist()))
 
 
-def grouped_folds(
-    image_set: ImageSet, n_splits: int = 5, seed: int = 542
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split into folds that keep the class shares and never part the images of one patient.
-
-    Returns
-    -------
-    list of (train, validation), sorted int positions; every image is in exactly one validation part
-
-    Raises
-    ------
-    DataError
-        A class has fewer patients than there are folds, so that a part would lack it.
-    """
-    labels, patients = image_set.labels, image_set.patients
-    for label, name in enumerate(image_set.class_names):
-        if (n := len(np.unique(patients[labels == label]))) < n_splits:
-            raise DataError(
-                f"Class {name} has {n} patients, too few for {n_splits} parts without a common patient. "
-                "Remedy: fewer folds, or more patients."
-            )
-    # Shuffled here: up to scikit-learn 1.6 the splitter's own shuffle loses the stratification.
-    _, patient = np.unique(patients, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(patient.max() + 1)
-    parts = StratifiedGroupKFold(n_splits).split(labels, labels, order[patient])
-    return [(np.sort(train), np.sort(rest)) for train, rest in parts]
+def default_cache():
+    """Folder for what is downloaded or kept: $XRAY_CACHE, or the user's cache of the platform."""
+    return user_path(os.environ.get("XRAY_CACHE") or platformdirs.user_cache_dir("covid-xrays"))
 
 
-def validation_split(
-    image_set: ImageSet, fraction: float = 0.2, seed: int = 542
-) -> tuple[np.ndarray, np.ndarray]:
-    """First of the `grouped_folds` that each hold about `fraction` (at most 0.5) of the images out."""
-    if not 0 < fraction <= 0.5:
-        raise ValueError(f"fraction must be in (0, 0.5], got {fraction}")
-    return grouped_folds(image_set, round(1 / fraction), seed)[0]
+def read_manifest(name="manifest.csv"):
+    """(git blob SHA-1, patient) of the challenge's 454 files, or of the 552 in external.csv, by path."""
+    rows = pd.read_csv(Path(__file__).with_name(name), dtype=str).itertuples(index=False)
+    return {path: (sha1, patient) for path, sha1, patient in rows}
+
+
+def is_complete(source, files):
+    """Whether the files of a task, from both splits, are the challenge's own, with 3 missing at most."""
+    task = {path for path in read_manifest() if path[:4] == files[0][:4]}  # two/ or all/
+    return not source.is_phantom and len(task.symmetric_difference(files)) <= 3
+
+
+def _some(text, names):
+    more = f" and {len(names) - 3} more" * (len(names) > 3)
+    return [f"{text} ({len(names)}): {', '.join(names[:3])}{more}"] if names else []
+
+
+def _notes(root, files, manifest, folders):
+    """How many of `files` are verified by their hashes, and what else below `folders` is passed over."""
+    verified = [path in manifest and git_blob_sha1(root / path) == manifest[path][0] for path in files]
+    below = {path for folder in folders for path in list_files(root, f"{folder}/**/*")}
+    over = _some("passed over", sorted(below.difference(files)))
+    return [f"{sum(verified)} of {len(files)} verified by hash", *over]
+
+
+def _find(name, requested, cache_dir, local, download, progress):
+    """A folder and its kind: what the user names, else `local`, else a download; or None and why not."""
+    variable, word, listed, sources, remedy = SETS[name]
+    wish, target = (requested or "").strip(), user_path(cache_dir or default_cache()) / name
+    root = user_path(wish or local)
+    if wish.lower() == word:
+        return None, f"{variable}={word} asks for it.\nRemedy: unset {variable} for the real images."
+    if os.path.isdir(root) and (wish or not all(map(SYSTEM.search, os.listdir(root)))):
+        return root, "folder"
+    if wish or (os.path.lexists(root) and not os.path.isdir(root)):  # such as a link that leads nowhere
+        raise FileNotFoundError(f"{variable}={wish or root.name} is no folder. {remedy}")
+    if not download:
+        return None, f"No folder {root.name} is here; downloading is switched off.\n{remedy}"
+    try:
+        hashes = {path: sha1 for path, (sha1, _) in read_manifest(listed).items()}
+        return fetch_files(target, hashes, sources, f"The {name} images", remedy, progress), "download"
+    except DownloadError as error:  # an incomplete download is better than none
+        return (target, "download") if target.is_dir() else (None, str(error))
+
+
+def find_source(requested, cache_dir=None, local="data", download=True, progress=True):
+    """Find the images: where XRAY_DATA (`requested`) says, else in `local`, else by download, else phantoms.
+    What the user names, or has as `local`, is never replaced: FileNotFoundError, DataError."""
+    root, kind = _find("challenge", requested, cache_dir, local, download, progress)
+    if root is None:
+        try:
+            place = user_path(cache_dir or default_cache()) / "phantoms"
+            return Source(write_phantoms(place), "phantom", (kind,))
+        except OSError as error:
+            text = f"{kind}\nNor can phantoms be written to {place}: {error.strerror or error}. Remedy: "
+            raise DataError(f"{text}make room there, or set XRAY_CACHE to another folder.") from error
+    if lacks := [f"{task}/" for task in TASK_CLASSES if not os.path.isdir(root / task)]:
+        inner = [path.parent.relative_to(root) for path in [*root.glob("*/two"), *root.glob("*/*/two")]]
+        hint = "".join(f"; its folder {path}/ seems to be meant" for path in inner[:1])
+        raise DataError(f"The folder {root} lacks {' and '.join(lacks)}{hint}. {REMEDY}")
+    places = [f"{task}/{split}/*/*" for task in TASK_CLASSES for split in ("train", "test")]
+    files = [file for place in places for file in list_files(root, place, SUFFIXES)]
+    manifest = read_manifest()
+    missing, own = sorted(set(manifest).difference(files)), [file for file in files if file not in manifest]
+    notes = _notes(root, files, manifest, TASK_CLASSES)
+    return Source(root, kind, (*notes, *_some("missing", missing), *_some("not of the challenge", own)))
+
+
+def _listed(root, folder, classes, remedy):
+    """Images of all classes, in order; DataError where one has none, or another folder lies beside them."""
+    files = {name: list_files(root, f"{folder}{name}/*", SUFFIXES) for name in classes}
+    beside = {path.split("/")[-2] for path in list_files(root, f"{folder}*/*")}
+    wrong = _some("another folder", sorted(beside.difference(classes)))
+    if wrong := wrong or _some("no image in", [name for name in classes if not files[name]]):
+        raise DataError(f"{root / folder} holds {wrong[0]}. {remedy}")
+    return [file for name in classes for file in files[name]]
+
+
+def _load(root, files, hashes, known, size, progress, banned=frozenset()):
+    """ImageSet of those `files` whose content (hashes: file -> sha1), patient and name are not banned."""
+    named = {sha1: match[0] for file, sha1 in hashes.items() if (match := NAMES.match(Path(file).name))}
+    named = {sha1: f"nih_{name}" if name.isdigit() else name for sha1, name in named.items()} | known
+    patients = {file: named.get(sha1, f"sha_{sha1[:12]}") for file, sha1 in hashes.items()}
+    files = [f for f in files if banned.isdisjoint((hashes[f], patients[f], Path(f).stem))]
+    classes, labels = np.unique([file.split("/")[-2] for file in files], return_inverse=True)
+    images = read_xrays([root / file for file in files], size, progress)
+    patients = np.array([patients[file] for file in files])
+    return ImageSet(images, labels.astype(np.int64), tuple(classes.tolist()), np.array(files), patients)
+
+
+def load_images(source, task, split, size=224, progress=True):
+    """Load one split ("train", "test") of one task ("two", "all") as an ImageSet; DataError where a class has
+    no image, another folder is there, or a file is not what its name promises."""
+    root, manifest = source.root, {} if source.is_phantom else read_manifest()
+    remedy = f"The classes are {', '.join(TASK_CLASSES[task])}. {REMEDY}"
+    files = _listed(root, f"{task}/{split}/", TASK_CLASSES[task], remedy)
+    # Of both splits: equal files are one patient, and only one of their names may tell which.
+    hashes = {file: git_blob_sha1(root / file) for file in list_files(root, f"{task}/*/*/*", SUFFIXES)}
+    wrong = [file for file in files if file in manifest and manifest[file][0] != hashes[file]]
+    for text in _some("Not the challenge's files of these names", wrong):
+        raise DataError(f"{text}. Remedy: delete them and download again, or rename images of your own.")
+    return _load(root, files, hashes, dict(manifest.values()), size, progress)
+
+
+def load_external(requested, size=224, cache_dir=None, local="external", download=True, progress=True):
+    """The external set (or None) without the challenge's images and patients, and a note on it. Files are
+    known by hash or, as copies may be reduced, by class and name. 22 of the originals are the challenge's,
+    cropped anew, and one more is of its patient: a common patient or name counts as well."""
+    root, kind = _find("external", requested, cache_dir, local, download, progress)
+    if root is None:
+        return None, kind
+    classes = [name for name in ("covid", "normal", "pneumonia") if os.path.isdir(root / name)]
+    hashes = {file: git_blob_sha1(root / file) for file in _listed(root, "", classes, EXTERNAL_REMEDY)}
+    originals = read_manifest("external.csv")
+    by_name = {path.rpartition(".")[0]: patient for path, (_, patient) in originals.items()}
+    known = {sha1: by_name[n] for f, sha1 in hashes.items() if (n := f.rpartition(".")[0]) in by_name}
+    banned = {x for path, known in read_manifest().items() for x in (*known, Path(path).stem)}
+    images = _load(root, list(hashes), hashes, known | dict(originals.values()), size, progress, banned)
+    if set(images.class_names) <= {"pneumonia"}:
+        raise DataError(f"{root}: no covid/ or normal/ but of the challenge's patients. {EXTERNAL_REMEDY}")
+    counts = ", ".join(f"{np.sum(images.labels == k)} {name}" for k, name in enumerate(images.class_names))
+    left_out = f"{len(hashes) - len(images)} more left out as images or patients of the challenge"
+    notes = (counts, left_out, *_notes(root, list(hashes), originals, classes))
+    return images, Source(root, kind, notes).banner()
