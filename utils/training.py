@@ -105,14 +105,16 @@ def cross_validate(variants, targets, folds, memory=None, progress=True, **setti
     """Fit variants of a classifier on the training part of each fold: dict, name -> CrossValidated.
 
     `variants` map a name to {"build": function, "views": [k, n, ...], and settings that differ}; `folds` are
-    (training rows, held-out rows), which are scored as they are, on their first view.
+    (training rows, held-out rows). What is held out is scored as it is, on its first view, or, with
+    `average_views`, by the mean of the outputs for all its views.
     """
     jobs = [(name, train, rest) for name in variants for train, rest in folds]
 
     def arguments(name, train, rest):
         own = settings | variants[name] | {"targets": targets[train], "memory": memory}
-        views, rest = own["views"], (own["views"][0, rest], targets[rest])
-        return own | {"views": views[:, train], "inputs": rest[0], "validation": rest}
+        views, held_out = own["views"], (own["views"][0, rest], targets[rest])
+        inputs = views[:, rest] if own.get("average_views") else held_out[0]
+        return own | {"views": views[:, train], "inputs": inputs, "validation": held_out}
 
     out = {name: CrossValidated(np.full(targets.shape, np.nan, "float32"), []) for name in variants}
     results = _fits((arguments(*job) for job in jobs), len(jobs), f"{len(variants)} variants", progress)
