@@ -1,219 +1,171 @@
-"""Figures: what the legends and titles say, which colour a class has, and where the marks stand."""
+"""Figures: what they say, in which colour and where; t-SNE and the numbers for it."""
 
-import os
+from types import SimpleNamespace
 
-os.environ["MPLBACKEND"] = "Agg"
-
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.text import Text
+from sklearn.manifold import TSNE
 
 from utils import plots
-from utils.calibration import Bin
-from utils.evaluation import wilson
-from utils.sources import CLASS_TITLES, TASK_CLASSES
+from utils.data import TASK_CLASSES, ImageSet
+
+plt.switch_backend("Agg")  # draws without a screen
+RNG, LABELS = np.random.default_rng(0), np.repeat([0, 1, 2], 10)
+CLUSTERS = (RNG.normal(size=(30, 16)) + 20 * np.eye(16)[LABELS]).astype("float32")  # three, far apart
+HISTORY = dict(loss=[3, 2, 1], val_loss=[3, 1.2, 2], accuracy=[0, 0.5, 1], val_accuracy=[0.4, 0.7, 0.9])
+IMAGES = 30 * np.arange(5)[:, None, None] * np.ones((4, 8))
+HEAT = np.linspace(0, 1, 5 * 4 * 8).reshape(5, 4, 8)
+FOUR = ImageSet(  # grey levels are positions
+    np.arange(8)[:, None, None] * np.ones((4, 8)), np.array([0, 0, 0, 1, 1, 1, 2, 3]), TASK_CLASSES["all"],
+    *[np.array(list("abcdefgh"))] * 2,
+)  # fmt: skip
+FROZEN = [keras.layers.Dense(n, name=f"block1_{n}", trainable=False) for n in (3, 1000)]
+NETWORK = keras.Sequential([keras.Input((5, 6)), *FROZEN, keras.layers.Dense(2, name="top")])
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ax():
-    fig, ax = plt.subplots()
-    yield ax
+    yield plt.subplots(figsize=(6, 5), layout="constrained")[1]
     plt.close("all")
 
 
-HISTORY = {
-    "loss": [3.0, 2.0, 1.0, 0.5],
-    "val_loss": [3.0, 1.5, 1.2, 2.0],
-    "accuracy": [0.5, 0.6, 0.8, 1.0],
-    "val_accuracy": [0.4, 0.9, 0.7, 0.95],
+EVERY_PLOT = {
+    "embedding": lambda ax: plots.plot_embedding(CLUSTERS[:, :2], LABELS, TASK_CLASSES["all"], ax, "title"),
+    "histories": lambda ax: plots.plot_histories({"a": HISTORY, "b": HISTORY}, log=True),
+    "confusion": lambda ax: plots.plot_confusion(np.eye(4)[FOUR.labels], FOUR, ax, "title"),
+    "scores": lambda ax: plots.plot_scores(np.linspace(0, 1, 8), FOUR, ax),
+    "blocks": lambda ax: plots.draw_blocks(NETWORK, ax, "title"),
+    "images": lambda ax: plots.image_sheet(IMAGES, ["a\nb"] * 5, heading="heading"),
+    "overlay": lambda ax: plots.overlay_sheet(IMAGES, HEAT, ["a"] * 5, boxes=[(0, 1, 0, 1)]),
+    "samples": lambda ax: plots.sample_sheet(FOUR, 3, 0, "heading"),
 }
 
 
-def legend_of(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
+@pytest.mark.parametrize("name", EVERY_PLOT)
+def test_text_is_legible_the_legend_hides_nothing_and_only_classes_have_their_colours(name, ax):
+    """By Matplotlib's own settings, with text of 10 points, whose colours these are."""
+    made = EVERY_PLOT[name](ax)
+    fig = plots.mark_source(getattr(made, "figure", None) or made, "phantom data")
+    fig.canvas.draw()
+    texts = {text.get_text(): text.get_fontsize() for text in fig.findobj(Text) if text.get_text()}
+    assert min(texts.values()) >= 11 and "PHANTOM DATA" in texts and fig.get_figwidth() <= 10
+    if made is ax and ax.get_legend():
+        assert not ax.get_legend().get_window_extent().overlaps(ax.bbox)
+    if name not in ("embedding", "samples", "scores"):
+        pixels = np.asarray(fig.canvas.buffer_rgba())[..., :3]
+        for colour in plots.CLASS_COLOURS.values():
+            assert (pixels != np.round(255 * np.array(to_rgb(colour)))).any(axis=-1).all()
 
 
-def test_colours_are_those_of_the_report():
-    assert plots.CLASS_COLOURS == {
-        "covid": "tab:blue",
-        "normal": "tab:orange",
-        "pneumonia_bac": "tab:green",
-        "pneumonia_vir": "tab:red",
-    }
-
-
-@pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_history_marks_the_epoch_of_the_lowest_validation_loss(metric, ax):
-    assert plots.plot_history(HISTORY, metric, ax) is ax
-    training, validation, mark = ax.lines
-    assert list(training.get_xdata()) == list(validation.get_xdata()) == [1, 2, 3, 4]
-    assert list(training.get_ydata()) == HISTORY[metric]
-    assert list(validation.get_ydata()) == HISTORY[f"val_{metric}"]
-    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (3, HISTORY[f"val_{metric}"][2])
-    assert legend_of(ax) == ["training", "validation", "lowest validation loss (epoch 3)"]
-    assert ax.get_xlabel() == "epoch" and ax.get_ylabel() == metric
+def test_history_marks_the_epoch_of_the_lowest_validation_loss(ax):
+    assert plots.plot_history(HISTORY, "accuracy", ax) is ax
+    for line, key in zip(ax.lines, ("accuracy", "val_accuracy"), strict=True):
+        np.testing.assert_array_equal(line.get_xydata().T, [[1, 2, 3], HISTORY[key]])
+    assert ax.collections[0].get_offsets().tolist() == [[2, 0.7]]
+    assert ax.get_legend_handles_labels()[1] == ["training", "validation", "lowest validation loss (epoch 2)"]
+    titles = [part.get_title() for part in plots.plot_histories({"a": HISTORY, "b": HISTORY}).axes]
+    assert titles == ["a: accuracy", "a: loss", "b: accuracy", "b: loss"]
 
 
 def test_embedding_gives_each_class_its_colour_and_count(ax):
-    names = TASK_CLASSES["all"]
-    labels = np.array([0, 3, 0, 1, 2, 3, 3])
-    points = np.arange(14.0).reshape(7, 2)
-    assert plots.plot_embedding(points, labels, names, CLASS_TITLES, ax, "title") is ax
-    assert legend_of(ax) == [
-        f"{CLASS_TITLES[n]} ({count})" for n, count in zip(names, (2, 1, 1, 3), strict=True)
-    ]
-    for k, (name, dots) in enumerate(zip(names, ax.collections, strict=True)):
-        assert np.array_equal(dots.get_offsets(), points[labels == k])
-        assert to_rgba(dots.get_facecolor()[0], 1) == to_rgba(plots.CLASS_COLOURS[name])
-        # The legend's dot has the colour of the points, and not of another class.
-        handle = ax.get_legend().legend_handles[k]
-        assert to_rgba(handle.get_facecolor()[0], 1) == to_rgba(plots.CLASS_COLOURS[name])
-    assert ax.get_title() == "title" and len(ax.get_xticks()) == 0
+    """The report's colours; labels may be a list, and a class may have no point."""
+    points, labels = np.arange(12.0).reshape(6, 2), [0, 3, 0, 2, 3, 3]
+    plots.plot_embedding(points, labels, TASK_CLASSES["all"], ax)
+    assert ax.get_legend_handles_labels()[1] == ["COVID-19 (2)", "Normal (0)", "Bacterial (1)", "Viral (3)"]
+    for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red")):
+        np.testing.assert_array_equal(ax.collections[k].get_offsets(), points[np.array(labels) == k])
+        assert to_rgba(ax.get_legend().legend_handles[k].get_facecolor()[0], 1) == to_rgba(colour)
 
 
-def test_embedding_takes_labels_as_a_list_and_a_class_without_points(ax):
-    plots.plot_embedding(np.zeros((2, 2)), [1, 1], TASK_CLASSES["two"], CLASS_TITLES, ax)
-    assert [len(dots.get_offsets()) for dots in ax.collections] == [0, 2]
+def test_scores_and_confusions_stand_in_the_row_of_the_true_class(ax):
+    """All normals are called COVID-19, and no other image wrongly."""
+    p = np.linspace(0, 1, 8)
+    x, y = plots.plot_scores(p, FOUR, ax).collections[0].get_offsets().T
+    np.testing.assert_array_equal([x, np.round(y)], [p, FOUR.labels])
+    assert [label.get_text() for label in ax.get_yticklabels()] == FOUR.titles
+    colours = [to_rgba(plots.CLASS_COLOURS[FOUR.class_names[k]]) for k in FOUR.labels]
+    np.testing.assert_allclose(ax.collections[0].get_facecolors(), colours)
+    plots.plot_confusion(np.eye(4)[[0, 0, 0, 0, 0, 0, 2, 3]], FOUR, ax)
+    assert [text.get_text() for text in ax.texts] == list("3000300000100001")
 
 
-def bars(ax):
-    """The ends of the error bars, row by row."""
-    (segments,) = [c.get_segments() for c in ax.collections if hasattr(c, "get_segments")]
-    return [(s[0][0], s[1][0], s[0][1]) for s in segments]
+def test_captions_name_the_true_class_first():
+    captions = plots.captions(np.array([0.75, 0.0]), FOUR.only(("covid", "normal")).subset([0, 3]))
+    assert captions == ["true: COVID-19\nNormal (0.75)", "true: Normal\nCOVID-19 (1.00)"]
 
 
-def test_intervals_stand_in_their_rows(ax):
-    intervals = [wilson(18, 18), wilson(9, 18), wilson(1, 18)]
-    assert plots.plot_intervals(["a", "b", "c"], intervals, ax, reference=[0.99, 0.5, 0.2]) is ax
-    for row, (interval, (low, high, y)) in enumerate(zip(intervals, bars(ax), strict=True)):
-        assert (low, high, y) == pytest.approx((interval.low, interval.high, row))
-    values, references = [c for c in ax.collections if not hasattr(c, "get_segments")]
-    assert np.allclose(values.get_offsets(), [[i.value, row] for row, i in enumerate(intervals)])
-    assert np.allclose(references.get_offsets(), [[0.99, 0], [0.5, 1], [0.2, 2]])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
-    bottom, top = ax.get_ylim()
-    assert bottom > 2 and top < 0  # the first name is on top
-    assert legend_of(ax) == ["this run, 95 % interval", "the report"]
+@pytest.mark.parametrize("accepted", [True, False])
+def test_an_image_of_ones_own_gets_an_answer_and_heat_only_if_it_is_accepted(accepted):
+    known = SimpleNamespace(accepted=accepted, neighbours=np.array([7, 0, 3]))
+    p, own = np.array([[0.1, 0.0, 0.9, 0.0]]), np.full((1, 4, 8), 99)
+    sheet = plots.own_sheet(own, np.ones((1, 4, 8)), p, known, FOUR).axes[:4]
+    answer = "Bacterial (0.90)" if accepted else "refused"
+    near = [f"near it:\n{title}" for title in ("Viral pneumonia", "COVID-19", "Normal")]
+    assert [ax.get_title() for ax in sheet] == [f"your image:\n{answer}", *near]
+    assert [ax.images[0].get_array()[0, 0] for ax in sheet] == [99, 7, 0, 3]
+    assert [ax.images[1].get_array().max() for ax in sheet] == [accepted, 0, 0, 0]
 
 
-def test_interval_of_no_width_is_drawn(ax):
-    intervals = [(1.0, 1.0, 1.0), (0.5, 0.5 + 1e-12, 0.5 - 1e-12)]  # the second as rounding may leave it
-    plots.plot_intervals(["a", "b"], intervals, ax, colours=["tab:blue", "tab:orange"], reference=0.9)
-    assert all(high - low == pytest.approx(0, abs=1e-9) for low, high, _ in bars(ax))
-    values, references = [c for c in ax.collections if not hasattr(c, "get_segments")]
-    assert np.allclose(values.get_facecolor(), [to_rgba("tab:blue"), to_rgba("tab:orange")])
-    assert np.allclose(references.get_offsets(), [[0.9, 0], [0.9, 1]])
-    ax.figure.canvas.draw()
+def test_blocks_name_shape_and_parameters_with_frozen_ones_shaded(ax):
+    plots.draw_blocks(NETWORK, ax)
+    expected = ["block1", "5 × 1,000", "4,021", "top", "5 × 2", "2,002"]
+    assert [text.get_text() for text in ax.texts] == expected
+    assert [box.get_facecolor()[0] < 1 for box in ax.patches] == [True, False]
 
 
-def test_intervals_without_a_reference_name_none(ax):
-    plots.plot_intervals(["a"], [(0.5, 0.4, 0.6)], ax)
-    assert legend_of(ax) == ["this run, 95 % interval"]
-
-
-def test_sheet_shows_each_image_under_its_own_title():
-    images = np.stack([np.full((4, 4, 3), 30 * k, np.uint8) for k in range(7)])
-    titles, colours = [f"image {k}" for k in range(7)], ["tab:blue", "tab:orange"] * 3 + ["tab:red"]
-    fig = plots.image_sheet(images, titles, columns=3, colours=colours, heading="PHANTOM")
-    assert len(fig.axes) == 9 and not any(ax.axison for ax in fig.axes)
-    for k, ax in enumerate(fig.axes[:7]):
-        assert ax.get_title() == f"image {k}" and ax.title.get_color() == colours[k]
-        assert (ax.images[0].get_array() == 30 * k).all()
-    assert not any(ax.images or ax.get_title() for ax in fig.axes[7:])
-    assert fig.get_suptitle() == "PHANTOM"
-    plt.close(fig)
-
-
-def test_sheet_keeps_the_grey_levels_of_flat_images():
-    """A dark image is drawn dark, not stretched to black and white."""
-    fig = plots.image_sheet(np.full((2, 4, 4), 20, np.uint8), ["a", "b"], columns=2)
-    assert all(ax.images[0].get_clim() == (0, 255) for ax in fig.axes)
-    assert fig.get_suptitle() == "" and fig.axes[0].title.get_color() == "black"
-    plt.close(fig)
-
-
-def test_phantom_title_goes_with_the_figure():
-    fig = plt.figure()
-    assert plots.mark_source(fig, "phantom data") is fig
-    assert [text.get_text() for text in fig.texts] == ["PHANTOM DATA"]
-    assert plots.mark_source(plt.figure(), "").texts == []
-    plt.close("all")
-
-
-def test_blocks_stand_in_a_row_joined_by_arrows(ax):
-    plots.draw_blocks([("image", "224×224×3"), ("vgg16", "7×7×512"), ("flatten", "25088")], ax, "VGG16")
-    boxes = [text for text in ax.texts if text.get_text()]
-    assert [text.get_text() for text in boxes] == ["image\n224×224×3", "vgg16\n7×7×512", "flatten\n25088"]
-    assert [text.get_position()[0] for text in boxes] == [0, 1, 2]
-    arrows = [text for text in ax.texts if not text.get_text()]
-    assert [(a.xy[0] > a.xyann[0], round(a.xy[0] + a.xyann[0], 6) / 2) for a in arrows] == [
-        (True, 0.5),
-        (True, 1.5),
-    ]
-    assert ax.get_title() == "VGG16"
-    low, high = ax.get_xlim()
-    assert low < 0 and high > 2
-
-
-def test_overlay_lays_each_map_over_its_image_under_one_colour_bar():
-    images = np.stack([np.full((4, 8, 3), 30 * k, np.uint8) for k in range(5)])
-    heat = np.linspace(0, 1, 5 * 4 * 8).reshape(5, 4, 8)
-    fig = plots.overlay_sheet(
-        images,
-        heat,
-        list("abcde"),
-        columns=3,
-        colours=["tab:blue"] * 5,
-        heading="HEAT",
-        boxes=[(0.5, 1, 0, 0.25)],
-    )
+def test_overlay_lays_each_map_over_its_own_image_with_its_own_title():
+    """A box of the lower left quarter; the image stays dark where it is, not stretched to black and white."""
+    fig = plots.overlay_sheet(IMAGES, HEAT, list("abcde"), 3, ["tab:purple"] * 5, "", [(0.5, 1, 0, 0.25)])
     *sheet, bar = fig.axes
-    assert len(sheet) == 6 and bar.get_ylabel() == "heat, share of the maximum" and bar.get_ylim() == (0, 1)
-    assert fig.get_suptitle() == "HEAT" and sheet[0].title.get_color() == "tab:blue"
+    assert len(sheet) == 6 and bar.get_xlim() == (0, 1) and not sheet[5].images
     for k, ax in enumerate(sheet[:5]):
         below, above = ax.images
-        assert (below.get_array() == 30 * k).all() and np.array_equal(above.get_array(), heat[k])
-        assert above.get_clim() == (0, 1) and (np.diff(above.get_alpha().ravel()) > 0).all()
-        assert ax.get_title() == "abcde"[k]
-        # The lower left quarter of the width: rows 2 and 3, columns 0 and 1.
-        (box,) = ax.patches
-        assert box.get_bbox().extents == pytest.approx([-0.5, 1.5, 1.5, 3.5]) and not box.get_fill()
-    assert not sheet[5].images and not sheet[5].patches
-    plt.close(fig)
+        assert (below.get_array() == 30 * k).all() and np.array_equal(above.get_array(), HEAT[k])
+        assert (below.get_clim(), above.get_clim()) == ((0, 255), (0, 1))
+        assert (np.diff(above.get_alpha().ravel()) > 0).all()
+        assert ax.get_title() == "abcde"[k] and ax.title.get_color() == "tab:purple"
+        box = ax.transData.inverted().transform_bbox(ax.patches[0].get_window_extent()).extents
+        np.testing.assert_allclose(box, [-0.5, 3.5, 1.5, 1.5], atol=1e-6)
+    for fig in (plots.image_sheet(IMAGES[:0], []), plots.overlay_sheet(IMAGES[:0], HEAT[:0], [])):
+        assert fig.axes[0].get_title() == "no image"
 
 
-@pytest.mark.parametrize(("n", "columns"), [(1, 1), (4, 6), (7, 3)])
-def test_overlay_keeps_its_titles_and_its_colour_bar_inside_the_figure(n, columns):
-    fig = plots.overlay_sheet(
-        np.zeros((n, 9, 9), np.uint8),
-        np.ones((n, 9, 9)),
-        ["covid, p = 0.95"] * n,
-        columns,
-        heading="A heading",
-    )
-    fig.canvas.draw()
-    width, height = fig.canvas.get_width_height()
-    for x0, y0, x1, y1 in (ax.get_tightbbox().extents for ax in fig.axes):
-        assert x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
-    bar, last = fig.axes[-1].get_tightbbox(), fig.axes[min(n, columns) - 1].get_tightbbox()
-    assert bar.x0 > last.x1
-    plt.close(fig)
+def test_samples_are_of_their_class_and_all_of_a_small_one():
+    axes = [ax for ax in plots.sample_sheet(FOUR, 2, seed=1).axes if ax.images]
+    assert [ax.get_title() for ax in axes] == ["COVID-19"] * 2 + ["Normal"] * 2 + ["Bacterial", "Viral"]
+    drawn = [int(ax.images[0].get_array()[0, 0]) for ax in axes]
+    assert len(set(drawn)) == 6 and FOUR.labels[drawn].tolist() == [0, 0, 1, 1, 2, 3]
 
 
-def test_overlay_needs_a_map_for_each_image():
-    with pytest.raises(ValueError):
-        plots.overlay_sheet(np.zeros((2, 4, 4), np.uint8), np.zeros((1, 4, 4)), ["a", "b"])
-    plt.close("all")
+def test_embedding_is_that_of_scikit_learn_and_its_quality_tells_clusters_from_shuffled_ones(ax):
+    noise, part = RNG.normal(size=(30, 100)), FOUR.subset(np.repeat([0, 3, 6], 10))
+    reference = TSNE(perplexity=8, init="pca", random_state=3).fit_transform(noise)
+    np.testing.assert_array_equal(plots.embed_tsne(noise, 8, seed=3), reference)
+    points = plots.embed_tsne(CLUSTERS, 8, seed=3)
+    for impossible in (-1, 0, 30):
+        with pytest.raises(ValueError, match="perplexity"):
+            plots.embed_tsne(CLUSTERS, impossible, seed=3)
+    good = plots.embedding_quality(CLUSTERS, points, LABELS)
+    assert good["purity"] == 1 and good["silhouette"] > 0.7 and good["trustworthiness"] > 0.9
+    assert plots.plot_tsne(CLUSTERS, part, 8, 3, ax) == good
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), points[:10])
+    poor = plots.embedding_quality(CLUSTERS, RNG.permutation(points), LABELS)
+    assert poor["purity"] < 0.6 and poor["silhouette"] < 0.1 and poor["trustworthiness"] < 0.6
 
 
-def test_reliability_shows_counts_intervals_and_the_diagonal(ax):
-    bins = [Bin(0.6, wilson(1, 4), 4), Bin(0.95, wilson(9, 9), 9)]
-    plots.plot_reliability(bins, ax, "VGG16")
-    assert [text.get_text() for text in ax.texts] == ["n = 4", "n = 9"]
-    diagonal, curve = ax.lines[0], ax.lines[1]
-    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
-    np.testing.assert_allclose(curve.get_xydata(), [(0.6, 0.25), (0.95, 1)])
-    ends = np.concatenate([segment[:, 1] for segment in ax.collections[0].get_segments()])
-    np.testing.assert_allclose(ends, [wilson(1, 4).low, wilson(1, 4).high, wilson(9, 9).low, 1], atol=1e-12)
-    assert "VGG16, 95 % interval" in [text.get_text() for text in ax.get_legend().get_texts()]
+def test_purity_by_hand():
+    """No point votes for itself. One of four is labelled wrongly: it is outvoted, and outvotes no other."""
+    pairs = np.array([[10 * k + d, 0] for k in range(6) for d in (0, 1)])
+    assert plots.embedding_quality(pairs, pairs, [0, 1] * 6, neighbours=1)["purity"] == 0
+    fours = np.array([[x, y] for x in (0, 1, 100, 101) for y in (0, 1)])
+    assert plots.embedding_quality(fours, fours, [0, 0, 0, 1, 1, 1, 1, 1], neighbours=3)["purity"] == 7 / 8
+
+
+def test_equal_features_of_a_collapsed_network_do_not_crash():
+    points = plots.embed_tsne(features := np.full((18, 8), 0.5), 4, 0)
+    assert points.shape == (18, 2) and not points.any()
+    assert plots.embedding_quality(features, points, np.repeat([0, 1], 9))["silhouette"] == 0

@@ -1,163 +1,187 @@
-"""Figures. Each function draws on the axes that it is given and returns them, or makes a sheet of images."""
+"""Figures, drawn on axes that are given or as sheets of images; t-SNE, and numbers for what it shows.
+Imports data of ours, for the titles of the classes."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.text import Text
+from sklearn.manifold import TSNE, trustworthiness
+from sklearn.metrics import ConfusionMatrixDisplay, silhouette_score
+from sklearn.model_selection import LeaveOneOut, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
 
-# The report's colours, the same in every figure.
-CLASS_COLOURS = {
-    "covid": "tab:blue",
-    "normal": "tab:orange",
-    "pneumonia_bac": "tab:green",
-    "pneumonia_vir": "tab:red",
-}
+from .data import CLASS_TITLES
 
-
-def mark_source(fig, title):
-    """Print the source's title (phantom images) above a figure, so that it goes wherever the figure goes."""
-    if title:
-        fig.text(0.5, 1.0, title.upper(), ha="center", va="bottom", color="tab:red", weight="bold")
-    return fig
+# The report's colours; nothing else in a figure has one of them.
+CLASS_COLOURS = dict(zip(CLASS_TITLES, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=True))
+SHORT_TITLES = {name: title.removesuffix(" pneumonia") for name, title in CLASS_TITLES.items()}
+WIDTH, TEXT = 10, 11  # inches of a sheet at most, points of a text at least
 
 
-def plot_history(history, metric, ax):
-    """Draw training and validation curves of one metric, and mark the epoch of the lowest validation loss.
-
-    `history` maps "loss", "val_loss", … to one value an epoch; `metric` is "loss" or "accuracy".
-    """
-    epochs = np.arange(1, len(history[metric]) + 1)
-    best = int(np.argmin(history["val_loss"]))
-    ax.plot(epochs, history[metric], color="0.45", label="training")
-    ax.plot(epochs, history[f"val_{metric}"], color="tab:purple", label="validation")
-    ax.plot(
-        epochs[best],
-        history[f"val_{metric}"][best],
-        "o",
-        color="tab:purple",
-        label=f"lowest validation loss (epoch {epochs[best]})",
-    )
-    ax.set(xlabel="epoch", ylabel=metric, title=f"{metric.capitalize()} during training")
-    ax.legend()
-    return ax
+def embed_tsne(features, perplexity, seed):
+    """Embed [n, d] in the plane by t-SNE (van der Maaten and Hinton, 2008) from its PCA: float32 [n, 2]."""
+    if not np.ptp(features, axis=0).any():  # a collapsed network: scikit-learn would divide by 0 and crash
+        return np.zeros((len(features), 2), "float32")
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
-def plot_embedding(points, labels, class_names, titles, ax, title=""):
+def embedding_quality(features, points, labels, neighbours=5):
+    """dict: "trustworthiness" (1: all neighbours are kept; Venna and Kaski, 2001), "silhouette" (-1 to 1),
+    "purity" (share of points whose nearest other points in the plane vote for their class)."""
+    vote = cross_val_score(KNeighborsClassifier(neighbours), points, labels, cv=LeaveOneOut())
+    return {
+        "trustworthiness": float(trustworthiness(features, points, n_neighbors=neighbours)),
+        "silhouette": float(silhouette_score(points, labels)),
+        "purity": float(vote.mean()),
+    }
+
+
+def plot_embedding(points, labels, class_names, ax, title=""):
     """Draw points [n, 2] in their class's colour; the legend gives each class's title and count."""
     for k, name in enumerate(class_names):
         chosen = points[np.asarray(labels) == k]
-        ax.scatter(
-            *chosen.T, s=22, alpha=0.8, color=CLASS_COLOURS[name], label=f"{titles[name]} ({len(chosen)})"
-        )
+        label = f"{SHORT_TITLES[name]} ({len(chosen)})"
+        ax.scatter(*chosen.T, s=22, alpha=0.8, color=CLASS_COLOURS[name], label=label)
     ax.set(xticks=[], yticks=[], title=title, xlabel="t-SNE 1", ylabel="t-SNE 2")
-    ax.legend()
+    return legend_below(ax)
+
+
+def plot_history(history, metric, ax):
+    """Draw the curves of "loss" or "accuracy", and mark the epoch of the lowest validation loss."""
+    val, best = history[f"val_{metric}"], np.argmin(history["val_loss"])
+    ax.plot(epochs := range(1, len(val) + 1), history[metric], color="0.45", label="training")
+    ax.plot(epochs, val, color="tab:purple", label="validation")
+    ax.scatter(best + 1, val[best], color="tab:purple", label=f"lowest validation loss (epoch {best + 1})")
+    ax.set(xlabel="epoch", ylabel=metric, title=f"{metric.capitalize()} during training")
+    return legend_below(ax)
+
+
+def plot_histories(curves, heading="", log=False):
+    """A figure of accuracy and loss, a row for each of a dict of histories; `log` is of the loss's axis."""
+    size = WIDTH, 3.7 * len(curves)
+    fig, axes = plt.subplots(len(curves), 2, figsize=size, squeeze=False, layout="constrained")
+    for row, (name, history) in zip(axes, curves.items(), strict=True):
+        for ax, metric in zip(row, ("accuracy", "loss"), strict=True):
+            plot_history(history, metric, ax).set_title(f"{name}: {metric}")
+        row[1].set_yscale("symlog", linthresh=1e-3) if log else None  # a loss may be 0
+    return mark_source(fig, heading)
+
+
+def plot_tsne(features, image_set, perplexity, seed, ax, title=""):
+    """Embed features of an ImageSet, draw them, and return their `embedding_quality`."""
+    points = embed_tsne(features, perplexity, seed)
+    plot_embedding(points, image_set.labels, image_set.class_names, ax, title)
+    return embedding_quality(features, points, image_set.labels)
+
+
+def plot_scores(p, image_set, ax, title=""):
+    """Draw each image's probability of COVID-19 in the row of its class."""
+    colours = np.array([CLASS_COLOURS.get(name, "0.5") for name in image_set.class_names])
+    rows = image_set.labels + np.random.default_rng(0).uniform(-0.3, 0.3, len(p))
+    ax.scatter(p, rows, s=12, color=colours[image_set.labels])
+    ax.axvline(0.5, color="0.4", linestyle=":")
+    ax.set_yticks(range(len(colours)), image_set.titles)
+    ax.set(xlabel="probability of COVID-19", title=title, xlim=(-0.03, 1.03), ylim=(len(colours) - 0.5, -0.5))
     return ax
 
 
-def plot_intervals(names, intervals, ax, colours=None, reference=None, reference_label="the report"):
-    """Draw scores with their intervals, one row a name; `reference` is a value a row, or one for all."""
-    rows = np.arange(len(names))
-    value, low, high = np.array(intervals, "float64").T
-    # Rounding can leave the end of an interval a hair inside its value.
-    ax.errorbar(
-        value, rows, xerr=np.maximum([value - low, high - value], 0), fmt="none", ecolor="0.4", capsize=3
-    )
-    ax.scatter(value, rows, color=colours or "0.15", zorder=3, label="this run, 95 % interval")
-    if reference is not None:
-        marks = np.broadcast_to(reference, len(names))
-        ax.scatter(marks, rows, marker="|", s=200, color="tab:red", zorder=4, label=reference_label)
-    ax.set_yticks(rows, names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.grid(False, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def plot_confusion(p, image_set, ax, title=""):
+    """Draw how many images of each class are called what, from probabilities [n, classes]."""
+    titles = [SHORT_TITLES[name] for name in image_set.class_names]
+    look = {"display_labels": titles, "cmap": "Greys", "colorbar": False, "labels": range(len(titles))}
+    ConfusionMatrixDisplay.from_predictions(image_set.labels, p.argmax(axis=1), ax=ax, **look)
+    ax.set(title=title, xlabel="predicted class", ylabel="true class")
+    ax.grid(False)
     return ax
 
 
-def plot_reliability(bins, ax, label="this run"):
-    """Draw accuracy against confidence, with interval and number of images of each `calibration.Bin`."""
-    accuracy, low, high = np.array([b.accuracy for b in bins]).T
-    confidence = [b.confidence for b in bins]
-    bars = np.maximum([accuracy - low, high - accuracy], 0)
-    ax.plot([0, 1], [0, 1], ":", color="0.4", label="confidence = accuracy")
-    ax.errorbar(confidence, accuracy, yerr=bars, fmt="o-", capsize=3, label=f"{label}, 95 % interval")
-    for b in bins:
-        ax.annotate(
-            f"n = {b.count}",
-            (b.confidence, b.accuracy.low),
-            (0, -11),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    ax.set(xlabel="mean probability of the predicted class", ylabel="share that is right", ylim=(-0.1, 1.05))
-    ax.legend(loc="lower right")
-    return ax
-
-
-def draw_blocks(blocks, ax, title=""):
-    """Draw an architecture as a row of boxes, left to right; `blocks` is a list of (name, detail)."""
-    for k, (name, detail) in enumerate(blocks):
-        ax.text(
-            k, 0, f"{name}\n{detail}", ha="center", va="center", fontsize=8,
-            bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"},
-        )  # fmt: skip
-        if k:
-            ax.annotate("", (k - 0.36, 0), (k - 0.64, 0), arrowprops={"arrowstyle": "->", "color": "0.4"})
-    ax.set(xlim=(-0.6, len(blocks) - 0.4), ylim=(-1, 1), title=title)
-    ax.axis("off")
+def draw_blocks(model, ax, title=""):
+    """Draw a Keras model downwards, a box a layer, or one for all layers of VGG's block1, block2, …"""
+    blocks = {}
+    for layer in model.layers:
+        name = layer.name.split("_")[0] if layer.name.startswith("block") else layer.name
+        blocks.setdefault(name, []).append(layer)
+    for y, (name, layers) in enumerate(blocks.items()):
+        shape = " × ".join(f"{side:,}" for side in layers[-1].output.shape[1:])
+        count = sum(layer.count_params() for layer in layers)
+        frozen = count and not any(layer.trainable_weights for layer in layers)
+        ax.barh(y, 1, color="0.82" if frozen else "white", edgecolor="0.4")
+        for x, side, text in ((0.02, "left", name), (0.7, "right", shape), (0.98, "right", f"{count:,}")):
+            ax.text(x, y, text, ha=side, va="center", fontsize=TEXT)
+    ax.set(title=title, xlabel="layer, shape of its output, parameters; grey: frozen", frame_on=False)
+    ax.set(xlim=(-0.01, 1.01), ylim=(len(blocks) - 0.5, -0.5), xticks=[], yticks=[])
     return ax
 
 
 def image_sheet(images, titles, columns=6, colours=None, heading=""):
-    """A sheet of images [n, h, w] or [n, h, w, 3] of 0 to 255, each with its title; returns the figure."""
-    rows = -(-len(images) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.0 * columns, 2.35 * rows), squeeze=False)
-    for ax in axes.flat:
+    """A figure of images [n, h, w] or [n, h, w, 3] of 0 to 255, each under its title, of one line or more."""
+    if not len(images):
+        images, titles, colours = np.full((1, 1, 1), 255), ["no image"], None
+    columns = min(columns, len(images))
+    rows, side = -(-len(images) // columns), min(WIDTH / columns, 2.6)
+    size = side * columns, rows * (side + 0.19 * (1 + max(title.count("\n") for title in titles)))
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for k, ax in enumerate(axes.flat):
         ax.axis("off")
-    for k, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        ax.set_title(title, fontsize=8, color=colours[k] if colours else "black")
-    if heading:
-        fig.suptitle(heading)
-    fig.tight_layout()
-    return fig
+        if k < len(images):
+            ax.imshow(images[k], cmap="gray", vmin=0, vmax=255)
+            ax.set_title(titles[k], fontsize=TEXT, color=colours[k] if colours else "black")
+    return mark_source(fig, heading)
 
 
 def overlay_sheet(images, heat, titles, columns=6, colours=None, heading="", boxes=()):
-    """An `image_sheet` with heat maps laid over the images, and one colour bar; returns the figure.
-
-    `heat` is float [n, h, w] of 0 to 1, from `utils.gradcam.grad_cam`: the hotter, the less it lets through.
-    `boxes` are outlined in every image: (top, bottom, left, right) as fractions of its height and width.
-    """
+    """An `image_sheet` under heat maps [n, h, w] of 0 to 1, and `boxes` (such as `LUNG_BOXES`) outlined."""
     fig = image_sheet(images, titles, columns, colours, heading)
-    axes, width = fig.axes, fig.get_figwidth() + 0.9  # inches, for the colour bar
-    fig.set_figwidth(width)
-    fig.tight_layout(rect=(0, 0, 1 - 0.9 / width, 1))
-    height, length = heat.shape[1:]
-    for ax, share in zip(axes[: len(images)], heat, strict=True):
-        layer = ax.imshow(share, cmap="turbo", vmin=0, vmax=1, alpha=0.6 * share)
+    for ax, share in zip(fig.axes[: len(images)], heat, strict=True):
+        ax.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * share)
         for top, bottom, left, right in boxes:
-            # The first pixel reaches from -0.5 to 0.5.
-            corner, size = (left * length - 0.5, top * height - 0.5), (right - left, bottom - top)
-            box = plt.Rectangle(corner, size[0] * length, size[1] * height, fill=False, edgecolor="white")
-            ax.add_patch(box)
-    low, high = axes[-1].get_position().y0, axes[0].get_position().y1
-    bar = fig.colorbar(layer, fig.add_axes((1 - 0.8 / width, low, 0.15 / width, high - low)))
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label("heat, share of the maximum", fontsize=7)
+            box = plt.Rectangle((left, 1 - bottom), right - left, bottom - top, transform=ax.transAxes)
+            ax.add_patch(box).set(fill=False, edgecolor="white")
+    fig.set_figheight(fig.get_figheight() + 0.7)  # room for a bar that takes none of the images' width
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
+    fig.colorbar(
+        scale, ax=fig.axes, location="bottom", pad=0.02, shrink=0.5, aspect=30, label="heat (1 = maximum)"
+    )
+    return mark_source(fig)
+
+
+def sample_sheet(image_set, per_class, seed, heading=""):
+    """An `image_sheet` of images of each class of an ImageSet, drawn at random."""
+    rng, labels, classes = np.random.default_rng(seed), image_set.labels, image_set.class_names
+    rows = np.hstack([rng.permutation(np.flatnonzero(labels == k))[:per_class] for k in np.unique(labels)])
+    titles, colours = ([table[classes[k]] for k in labels[rows]] for table in (SHORT_TITLES, CLASS_COLOURS))
+    return image_sheet(image_set.images[rows], titles, 6, colours, heading)
+
+
+def captions(p, image_set):
+    """For each image what it is and what it is called, with that probability: p [n] of label 1, or [n, k]."""
+    p = np.stack([1 - p, p], axis=1) if np.ndim(p) == 1 else p
+    titles = [SHORT_TITLES[name] for name in image_set.class_names]
+    called = [f"{titles[row.argmax()]} ({row.max():.2f})" for row in p]
+    return [f"true: {titles[k]}\n{text}" for k, text in zip(image_set.labels, called, strict=True)]
+
+
+def own_sheet(own, heat, p, known, train_set):
+    """The reader's image [1, h, w, 3] with its answer and heat, or refused, beside its nearest ones."""
+    near = train_set.subset(known.neighbours)
+    answer = captions(p, near.subset([0]))[0].split("\n")[1] if known.accepted else "refused"
+    titles = [f"your image:\n{answer}", *(f"near it:\n{near.titles[k]}" for k in near.labels)]
+    heat = np.concatenate([heat * known.accepted, np.zeros((len(near), *heat.shape[1:]))])
+    return overlay_sheet(np.concatenate([own, near.images]), heat, titles, 4)
+
+
+def mark_source(fig, title=""):
+    """Print the source's title (phantom images) above a figure, and bring its text to 11 points at least."""
+    fig.text(0.5, 1.0, title.upper(), ha="center", va="bottom", weight="bold")
+    for ax in fig.axes:
+        ax.tick_params(labelsize=TEXT)
+    for text in fig.findobj(Text):
+        text.set_fontsize(max(TEXT, text.get_fontsize()))
     return fig
 
 
-def sample_sheet(image_set, titles, per_class, seed, heading=""):
-    """A sheet of `per_class` images of each class of an ImageSet, drawn at random; returns the figure."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        rng.choice(np.flatnonzero(image_set.labels == k), per_class, replace=False)
-        for k in range(len(titles))
-    ]
-    sample = image_set.subset(np.concatenate(rows))
-    return image_sheet(
-        sample.images,
-        [titles[k] for k in sample.labels],
-        columns=per_class,
-        colours=[CLASS_COLOURS[image_set.class_names[k]] for k in sample.labels],
-        heading=heading,
-    )
+def legend_below(ax, columns=2):
+    """Put a legend below the axes, where it hides no point."""
+    pad = 4 if len(ax.get_xticks()) else 2.2  # in font sizes: room for tick labels and caption
+    look = {"frameon": False, "handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.2}
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, ncols=columns, **look)
+    return ax
