@@ -173,9 +173,11 @@ def test_no_flipped_bit_changes_a_value(tmp_path):
 
 def start(script, home, *args):
     """Start a script that prints with that Keras folder."""
-    environment = os.environ | {"KERAS_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, *map(str, args)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    command, environment = (
+        [sys.executable, "-c", script, *map(str, args)],
+        os.environ | {"KERAS_HOME": str(home)},
+    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def lines(process):

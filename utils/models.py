@@ -112,8 +112,11 @@ def split_at(model, layer_name):
     if layer_name != whole.name and (cut := whole.get_layer(layer_name).output) is not whole.output:
         try:  # the outer model knows a nested one as a whole: only within its own graph can it be cut
             front[-1], rest[:0] = keras.Model(whole.input, cut), [keras.Model(cut, whole.output)]
-        except ValueError as error:
-            raise ValueError(f"{whole.name} cannot be cut at {layer_name}: a path leads past it") from error
+            bypassed = len(front[-1].layers) + len(rest[0].layers) != len(whole.layers) + 1
+        except ValueError:  # newer Keras sees it itself
+            bypassed = True
+        if bypassed:
+            raise ValueError(f"{whole.name} cannot be cut at {layer_name}: a path leads past it")
     base = _chain(model.input_shape[1:], front, f"{model.name}_base")
     return base, _chain(base.output_shape[1:], rest, f"{model.name}_head")
 

@@ -77,10 +77,10 @@ def fit_classifier(build, views, targets, inputs, validation=None, memory=None, 
     `epochs`, `batch_size`, `seed`, and `cosine`, under which the rate falls to 0. With `memory`, from
     `fit_memory`, a finished fit of the same is reused. MemoryError if a batch does not fit the device.
     """
-    model, done = build(), []
+    model, data, done = build(), (views, targets, inputs, validation), []
 
     def fit(key):
-        fitted, whole = _train(model, views, targets, inputs, validation, **settings)
+        fitted, whole = _train(model, data, **settings)
         done.append(fitted)
         if not whole:  # fewer epochs or steps than asked for, as under KERAS_MAX_EPOCHS: nothing to keep
             raise InterruptedError
@@ -90,13 +90,12 @@ def fit_classifier(build, views, targets, inputs, validation=None, memory=None, 
         if memory is None or memory.location is None:
             done.append(fit(None))
         else:
-            key = _digest(model, [views, targets, inputs, validation], settings)
-            done.append(memory.cache(fit)(key))
+            done.append(memory.cache(fit)(_digest(model, data, settings)))
     except InterruptedError:
         pass
     except OSError as error:
         warnings.warn(f"This fit is not kept: {error}", stacklevel=2)
-        done = done or [_train(build(), views, targets, inputs, validation, **settings)[0]]
+        done = done or [_train(build(), data, **settings)[0]]
     session.release(model.variables)
     return done[0]
 
@@ -157,7 +156,7 @@ def _fits(jobs, n, label, progress):
     return list(tqdm(fits, label, n, unit="fit", file=sys.stdout, disable=not progress))
 
 
-def _digest(model, arrays, settings):
+def _digest(model, data, settings):
     """A key of all that decides a fit; layers are numbered, for Keras counts up the names that it gives."""
     text, names, layers = model.to_json(), {}, [model]
     while layers:
@@ -166,25 +165,12 @@ def _digest(model, arrays, settings):
         text = text.replace(f'"{layer.name}"', f'"#{names.setdefault(layer.name, len(names))}"')
     start = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     settings = settings | {"loss": keras.saving.serialize_keras_object(settings["loss"])}
-    return joblib.hash([text, start, arrays, settings, CODE, session.describe_machine()])
+    return joblib.hash([text, start, data, settings, CODE, session.describe_machine()])
 
 
-def _train(
-    model,
-    views,
-    targets,
-    inputs,
-    validation,
-    *,
-    loss,
-    learning_rate,
-    epochs,
-    batch_size,
-    seed,
-    cosine=False,
-    average_views=False,
-):
+def _train(model, data, *, loss, learning_rate, epochs, batch_size, seed, cosine=False, average_views=False):
     """A fit, and whether it took all its steps."""
+    views, targets, inputs, validation = data
     logits, batches = logits_model(model), ViewBatches(views, targets, batch_size, seed)
     held_out = validation and ViewBatches(validation[0][None], validation[1], max(batch_size, 32), None)
     steps = epochs * len(batches)
