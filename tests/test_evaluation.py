@@ -1,6 +1,7 @@
 """Scores and comparisons against published values, scikit-learn, SciPy and hand counts."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics
@@ -45,25 +46,46 @@ def test_wilson_refuses_what_is_no_proportion(k, n):
 )
 def test_difference_of_proportions_equals_newcombes_table(counts, low, high):
     """Newcombe (1998), Interval estimation for the difference between independent proportions, method 10."""
-    gap = ev.compare_with_report(*counts).difference
+    gap = ev.difference(ev.wilson(*counts[:2]), ev.wilson(*counts[2:]))
     assert gap.value == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
     assert gap[1:] == pytest.approx((low, high), abs=6e-5)
 
 
 @pytest.mark.parametrize(
-    ("counts", "p", "outcome"),
+    ("counts", "row"),
     [
-        ((3, 4, 1, 4), 34 / 70, "no difference shown"),  # Fisher's lady who tastes tea
-        ((24, 36, 30, 36), 0.173, "no difference shown"),
-        ((27, 36, 27, 36), 1, "no difference shown"),
-        ((10, 10, 0, 10), 2 / 184756, "higher"),  # 2 of the 20 over 10 tables
-        ((0, 10, 10, 10), 2 / 184756, "lower"),
+        (
+            (3, 4, 1, 4),
+            ["1 of 4", "3 of 4", "0.49", "no difference shown"],
+        ),  # the lady who tastes tea: 34 / 70
+        ((24, 36, 30, 36), ["30 of 36", "24 of 36", "0.17", "no difference shown"]),
+        ((27, 36, 27, 36), ["27 of 36", "27 of 36", "1.00", "no difference shown"]),
+        ((10, 10, 0, 20), ["0 of 20", "10 of 10", "0.00", "higher"]),
+        ((0, 10, 10, 10), ["10 of 10", "0 of 10", "0.00", "lower"]),
+        ((5, 5, 1, 5), ["1 of 5", "5 of 5", "0.05", "higher"]),  # 2 × 6 / 252 = 0.048
     ],
 )
-def test_fishers_test_decides_what_is_said_of_the_report(counts, p, outcome):
-    comparison = ev.compare_with_report(*counts)
-    assert comparison.p == pytest.approx(p, abs=5e-4)
-    assert comparison.outcome == outcome
+def test_fishers_test_decides_what_is_said_of_the_report(counts, row):
+    results = pd.DataFrame([counts[:2], (1, 2)], ["model", "of no interest"], ["right", "images"])
+    table = ev.report_table(results, {"model": counts[2:]})
+    gap = ev.difference(ev.wilson(*counts[:2]), ev.wilson(*counts[2:]))
+    assert table.loc["model"].tolist() == [*row[:2], f"{gap:+}", *row[2:]] and len(table) == 1
+
+
+def test_accuracy_table_by_hand():
+    """Five images of three patients; a group may be empty."""
+    right, patients = np.array([True, False, True, True, True]), np.array(list("aabbc"))
+    groups = {"all": right | True, "not c": patients != "c", "c": patients == "c", "none": right & False}
+    table, one = ev.accuracy_table(right, patients, groups), str(ev.wilson(1, 1))
+    assert table[["right", "images", "patients"]].to_numpy().tolist() == [
+        [4, 5, 3],
+        [3, 4, 2],
+        [1, 1, 1],
+        [0] * 3,
+    ]
+    assert table.loc["not c", "over images"] == "0.750 [0.301, 0.954]"
+    assert table.loc["not c", "over patients"] == "0.750 [0.500, 1.000]"  # a twice, or b twice
+    assert table.iloc[2:, 3:].to_numpy().tolist() == [[one, one], ["", ""]]
 
 
 def test_bootstrap_equals_that_of_scipy_over_sums_and_counts_of_patients():
@@ -106,12 +128,12 @@ def test_lengths_that_do_not_fit_are_refused(call, right, patients):
         call(right, patients)
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
-def test_binary_scores_equal_scikit_learn(threshold):
+@pytest.mark.parametrize("shift", [-0.2, 0, 0.2])
+def test_binary_scores_equal_scikit_learn(shift):
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, 2, 60)
-    y_score = np.clip(0.3 * y_true + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
-    scores, found = ev.binary_scores(y_true, y_score, np.arange(60) // 2, threshold), y_score > threshold
+    y_score = np.clip(0.3 * y_true + rng.uniform(0, 0.7, 60) + shift, 0, 1).round(1)  # with ties
+    scores, found = ev.binary_scores(y_true, y_score, np.arange(60) // 2), y_score > 0.5
     assert {name: score.value for name, score in scores.items()} == {
         "accuracy": pytest.approx((found == y_true).mean()),
         "sensitivity": pytest.approx(metrics.recall_score(y_true, found)),

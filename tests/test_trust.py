@@ -73,11 +73,12 @@ def test_equal_files_under_other_names_are_a_leak_across_the_split_alone(origina
     crossing, within = (shutil.copy(originals[k], tmp_path / f"scan{k} (1).png") for k in (0, 4))
     pairs = find_duplicates([originals[0], originals[1], originals[4], crossing, within])
     table = trust.duplicate_table([*pairs, trust.Duplicate(1, 2, 7, False)], list("abcde"), n_train=2)
-    assert table.to_numpy().tolist() == [
-        ["a", "d", "none, equal files", "yes"],
-        ["c", "e", "none, equal files", "no"],
-        ["b", "c", "7 of 256 bits", "yes"],
-    ]
+    expected = (
+        ["ad", "none, equal files", "yes"],
+        ["ce", "none, equal files", "no"],
+        ["bc", "7 of 256 bits", "yes"],
+    )
+    assert [[a + b, *rest] for a, b, *rest in table.to_numpy()] == list(expected)
     assert list(trust.duplicate_table([], [], 0)) == list(table)
 
 
@@ -113,13 +114,12 @@ def assert_only(images, paths, told):
         np.testing.assert_allclose(of_test, features[:9], rtol=1e-5)
 
 
+TOLD = {"border alone", "lungs blacked out", *PROBES[:2]}, {"lungs alone", PROBES[0], PROBES[2]}
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
-    [
-        (slice(0), set()),
-        (slice(4), {THUMBNAIL, "border alone", "lungs blacked out", *PROBES[:2]}),
-        (slice(12, 20), {THUMBNAIL, "lungs alone", PROBES[0], PROBES[2]}),
-    ],
+    [(slice(0), {}), (slice(4), TOLD[0] | {THUMBNAIL}), (slice(12, 20), TOLD[1] | {THUMBNAIL})],
 )
 def test_brightness_by_class_is_seen_where_it_lies(rows, told, tmp_path):
     """Nothing, rows of the border, or of the lungs' middle, are brighter in one of the classes."""
@@ -149,10 +149,10 @@ def test_shortcut_table_ranks_what_is_seen_beside_a_network_and_on_the_test_imag
 
 
 def test_lung_mask_by_hand():
-    rows, columns = np.zeros(16), np.zeros(16)
-    rows[2:13] = columns[2:7] = columns[9:14] = 1
+    squares = np.zeros((16, 16), bool)
+    squares[2:13, 2:7] = squares[2:13, 9:14] = True
     for height, width in ((1, 1), (14, 14), (3, 5)):
-        expected = np.kron(np.outer(rows, columns), np.ones((height, width)))
+        expected = squares.repeat(height, 0).repeat(width, 1)
         np.testing.assert_array_equal(trust.lung_mask(16 * height, 16 * width), expected)
 
 
@@ -199,12 +199,9 @@ def test_familiarity_by_hand():
 def test_limit_refuses_one_in_a_hundred_and_not_more():
     features = np.random.default_rng(1).uniform(size=(200, 8))
     patients = np.arange(200) // 2  # pairs
-    limit = trust.familiarity(features, patients, features[0]).limit
-    refused = 0
-    for k, patient in enumerate(patients):  # each against a training set without its patient
-        rest = patients != patient
-        refused += trust.familiarity(features[rest], patients[rest], features[k]).distance > limit + 1e-12
-    assert refused == 2
+    limit, others = trust.familiarity(features, patients, features[0]).limit, patients[:, None] != patients
+    each = [trust.familiarity(features[o], patients[o], x) for o, x in zip(others, features, strict=True)]
+    assert sum(one.distance > limit + 1e-12 for one in each) == 2
 
 
 @pytest.mark.parametrize("patients", [list("aabb"), list("abc"), []])
@@ -215,8 +212,7 @@ def test_patients_must_fit_the_images_and_be_enough(patients):
 
 @pytest.mark.parametrize("text", [" ~/mine ü.png ", "'~/mine ü.png'", '"~/mine ü.png"', "Upload"])
 def test_the_readers_own_image_is_found_and_an_example_for_no_text(text, tmp_path, monkeypatch):
-    for nothing in (None, "  "):
-        assert trust.find_image(nothing, "example.png") == (Path("example.png"), False)
+    assert {trust.find_image(nothing, "x.png") for nothing in (None, "  ")} == {(Path("x.png"), False)}
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     Image.new("L", (9, 9)).save("mine ü.png")
@@ -227,10 +223,21 @@ def test_the_readers_own_image_is_found_and_an_example_for_no_text(text, tmp_pat
     assert path.read_bytes() == (tmp_path / "mine ü.png").read_bytes() and is_own
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["absent.png", ".", "a.txt", "upload", "~nobody-here/x", "a\0b", "~\0", "\udce9", "x" * 5000, "?*|<>"],
-)
+NO_IMAGES = [
+    "absent.png",
+    ".",
+    "a.txt",
+    "upload",
+    "~nobody-here/x",
+    "a\0b",
+    "~\0",
+    "\udce9",
+    "x" * 5000,
+    "?*|",
+]
+
+
+@pytest.mark.parametrize("text", NO_IMAGES)
 def test_any_other_text_is_an_error_that_shows_its_remedy_alone(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("no image")

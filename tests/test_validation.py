@@ -119,6 +119,15 @@ def test_repeats_have_their_own_folds_and_patients_are_resampled(twins):
     assert val.repeated_scores(nearest, features, images, 4, 2, 7) == expected
 
 
+def test_linear_probe_by_hand():
+    """Of two equal features one component, z = ±√2; C = 0.01: w = C n √2 / (1 + exp(w √2))."""
+    x = np.repeat([[3.0, 30.0], [5.0, 50.0]], 20, axis=0)  # the second feature is the first
+    probe = val.linear_probe().fit(x, np.repeat([0, 1], 20))
+    w = np.log(np.divide(*probe.predict_proba([[5, 50]])[0, ::-1])) / np.sqrt(2)  # z = √2 after the PCA
+    assert w == pytest.approx(0.01 * 40 * np.sqrt(2) / (1 + np.exp(w * np.sqrt(2))), rel=1e-3)
+    assert probe.predict([[4.1, 41], [3.9, 39]]).tolist() == [1, 0]
+
+
 def test_mixtures_are_the_means_of_all_subsets():
     p = {name: np.full((3, 2), value) for name, value in (("a", 0.0), ("b", 0.5), ("c", 1.0))}
     mixed = val.mixtures(p)

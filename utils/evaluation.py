@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-Comparison = namedtuple("Comparison", "difference p outcome")
-
 
 class Interval(namedtuple("Interval", "value low high")):
     """A score and the ends of its confidence interval: `0.944 [0.742, 0.990]`; f"{x:+}" prints signs."""
@@ -27,11 +25,10 @@ def wilson(k, n, confidence=0.95):
 
 def bootstrap_by_group(score, groups, resamples=1000, seed=0, confidence=0.95, n=None):
     """Percentile interval of score(int positions), which may be NaN, over resampled groups, [n]: Interval."""
-    _, group = np.unique(groups, return_inverse=True)
-    members = [np.flatnonzero(group == k) for k in range(group.max() + 1)]
+    members = [np.flatnonzero(np.equal(groups, group)) for group in np.unique(groups)]
     picks = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
     draws = [score(np.concatenate([members[k] for k in pick])) for pick in picks]
-    value = float(score(np.arange(len(group))))
+    value = float(score(np.arange(len(groups))))
     low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     if n and np.isclose(low, high):  # nothing moves the score, as all are right: Wilson's of n patients
         _, low, high = wilson(round(value * n), n, confidence)
@@ -44,34 +41,30 @@ def patient_accuracy(right, patients, seed=0):
     return bootstrap_by_group(lambda k: right[k].mean(), patients, seed=seed, n=len(np.unique(patients)))
 
 
-def _f1_and_auc(true, guess, score, patients, seed):
+def _f1_and_auc(true, guess, score, patients, seed=0):
     """Means over columns, bool [n, k], bool and float [..., n, k]: Intervals of F1 and area under the ROC."""
-
-    def f1(rows):
-        t, g = true[rows], guess[..., rows, :]
-        return np.mean(2 * (t & g).sum(-2) / np.maximum(t.sum(0) + g.sum(-2), 1))
+    both, sizes = 2 * (true & guess), true + 1 * guess
 
     def auc(rows):  # by ranks (Mann and Whitney, 1947), 20 times as fast as scikit-learn's
         t, m = true[rows], true[rows].sum(0)
         u = (stats.rankdata(score[..., rows, :], axis=-2) * t).sum(-2) - m * (m + 1) / 2
-        with np.errstate(invalid="ignore"):  # 0 / 0 where a class is absent
-            return (u / (m * (len(rows) - m))).mean()
+        return (u / np.where(m % len(rows), m * (len(rows) - m), np.nan)).mean()  # NaN if a class is absent
 
     n = min(len(np.unique(patients[column == k])) for column in true.T for k in (0, 1))
-    return [bootstrap_by_group(one, patients, seed=seed, n=n) for one in (f1, auc)]
+    scores = (lambda k: np.mean(both[..., k, :].sum(-2) / np.maximum(sizes[..., k, :].sum(-2), 1)), auc)
+    return [bootstrap_by_group(one, patients, seed=seed, n=n) for one in scores]
 
 
-def binary_scores(y_true, y_score, patients, threshold=0.5, seed=0):
-    """Scores of a detector, where y_true is 1 for what is looked for: dict of Interval over patients."""
+def binary_scores(y_true, y_score, patients):
+    """Scores of a detector, where y_true is 1 for what it says above 0.5: dict of Interval over patients."""
     true, score, patients = np.equal(y_true, 1), np.asarray(y_score), np.asarray(patients)
     if true.shape != score.shape or true.all() or not true.any():
         raise ValueError(f"needs both classes, and as many scores as labels, not {y_true} and {y_score}")
-    guess, parts = score > threshold, {"accuracy": true | True, "sensitivity": true, "specificity": ~true}
-    scores = {name: patient_accuracy((guess == true)[k], patients[k], seed) for name, k in parts.items()}
-    minus = Interval(*-np.array(scores["specificity"])[[0, 2, 1]])  # a sum is the difference to this
-    balanced = Interval(*(end / 2 for end in _difference(scores["sensitivity"], minus)))
-    f1, auc = _f1_and_auc(true[:, None], guess[:, None], score[:, None], patients, seed)
-    return scores | {"balanced accuracy": balanced, "F1": f1, "AUC": auc}
+    guess, parts = score > 0.5, {"accuracy": true | True, "sensitivity": true, "specificity": ~true}
+    scores = {name: patient_accuracy((guess == true)[k], patients[k]) for name, k in parts.items()}
+    both = difference(scores["sensitivity"], Interval(*-np.array(scores["specificity"])[[0, 2, 1]]))  # a sum
+    f1, auc = _f1_and_auc(true[:, None], guess[:, None], score[:, None], patients)
+    return scores | {"balanced accuracy": Interval(*(end / 2 for end in both)), "F1": f1, "AUC": auc}
 
 
 def multiclass_scores(labels, probabilities, patients, seed=0):
@@ -96,53 +89,45 @@ def mcnemar(right_a, right_b):
     return only_a, only_b, float(stats.binomtest(only_a, max(only_a + only_b, 1)).pvalue)  # 0 of 1: p = 1
 
 
-def holm(p_values):
+def holm(p):
     """P-values adjusted for their number by Holm's method (1979), in their order."""
-    order, factors = np.argsort(p_values), np.arange(len(p_values), 0, -1)
-    return np.maximum.accumulate(np.sort(p_values) * factors).clip(max=1)[np.argsort(order)]
+    return np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)).clip(max=1)[np.argsort(np.argsort(p))]
 
 
-def paired_difference(a, b, groups, seed=0, confidence=0.95):
+def paired_difference(a, b, groups, confidence=0.95):
     """The mean of a - b on the same images, [n] of bool (right) or float (losses): Interval over groups."""
     a, b, _ = np.stack([a, b, np.zeros(len(groups))])
     if set(a) <= {0, 1} and (a == b).all():  # never a single point: at most Wilson's end for 0 of all groups
         end = wilson(0, len(np.unique(groups)), confidence).high
         return Interval(0.0, -end, end)
-    return bootstrap_by_group(lambda k: (a - b)[k].mean(), groups, seed=seed, confidence=confidence)
+    return bootstrap_by_group(lambda k: (a - b)[k].mean(), groups, confidence=confidence)
 
 
-def _difference(a, b):
-    """a - b of independent Intervals, their ends squared and added (Newcombe, 1998, method 10)."""
+def difference(a, b):
+    """a - b of independent Intervals, their ends squared and added (Newcombe, 1998, method 10): Interval."""
     low, high = np.hypot(a.value - a.low, b.high - b.value), np.hypot(a.high - a.value, b.value - b.low)
     return Interval(a.value - b.value, float(a.value - b.value - low), float(a.value - b.value + high))
 
 
-def compare_with_report(k, n, reported_k, reported_n):
-    """Our k of n minus the report's (Interval), Fisher's exact p; "higher" or "lower" where p < 0.05."""
-    gap = _difference(wilson(k, n), wilson(reported_k, reported_n))
-    p = float(stats.fisher_exact([[k, n - k], [reported_k, reported_n - reported_k]])[1])
-    return Comparison(gap, p, "no difference shown" if p >= 0.05 else "higher" if gap.value > 0 else "lower")
-
-
-def accuracy_table(right, patients, groups, seed=0):
+def accuracy_table(right, patients, groups):
     """How many images of each group (dict, name -> bool [n]) are right, [n] of bool, with both intervals."""
-    rows = {}
+    rows, columns = {}, ["right", "images", "patients", "over images", "over patients"]
     for name, members in groups.items():
         ok, of = right[members], patients[members]
-        over = [wilson(ok.sum(), len(ok)), patient_accuracy(ok, of, seed)] if len(ok) else ["", ""]
+        over = [wilson(ok.sum(), len(ok)), patient_accuracy(ok, of)] if len(ok) else ["", ""]
         rows[name] = [int(ok.sum()), len(ok), len(set(of)), *map(str, over)]
-    columns = ["right", "images", "patients", "over images", "over patients"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
 
 def report_table(results, reported):
-    """Rows of an `accuracy_table` beside the report's (right, images): one rule for every outcome."""
-    rows = {}
+    """Rows of an `accuracy_table` less the report's (right, images); Fisher's exact p decides the outcome."""
+    rows, columns = {}, ["report", "this run", "difference", "p", "outcome"]
     for name, (k, n) in reported.items():
-        ours = [int(results.loc[name, column]) for column in ("right", "images")]
-        gap, p, outcome = compare_with_report(*ours, k, n)
-        rows[name] = [f"{k} of {n}", "{} of {}".format(*ours), f"{gap:+}", f"{p:.2f}", outcome]
-    columns = ["report", "this run", "difference", "p", "outcome"]
+        right, images = (int(results.loc[name, column]) for column in ("right", "images"))
+        gap = difference(wilson(right, images), wilson(k, n))
+        p = stats.fisher_exact([[right, images - right], [k, n - k]])[1]
+        outcome = "no difference shown" if p >= 0.05 else "higher" if gap.value > 0 else "lower"
+        rows[name] = [f"{k} of {n}", f"{right} of {images}", f"{gap:+}", f"{p:.2f}", outcome]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
 
@@ -160,28 +145,26 @@ def image_losses(labels, probabilities):
     return -np.log(p[np.arange(len(p)), labels].clip(tiny, 1 - tiny))
 
 
-def calibration(labels, probabilities, n_bins=5):
-    """Brier score (1950; 0 to 2) and expected calibration error (Naeini et al., 2015) of equal bins: dict."""
+def calibration(labels, probabilities):
+    """Brier score (1950; 0 to 2) and expected calibration error (Naeini et al., 2015) of five bins: dict."""
     p, brier = _columns(probabilities), "Brier score (0 to 2)"
     k, confidence, right = p.shape[1], p.max(1), p.argmax(1) == labels
-    bins = ((confidence - 1 / k) / (1 - 1 / k) * n_bins).astype(int).clip(0, n_bins - 1)
+    bins = ((confidence - 1 / k) / (1 - 1 / k) * 5).astype(int).clip(0, 4)
     error = np.abs(np.bincount(bins, confidence - right)).sum() / len(p)
     return {brier: np.square(p - np.eye(k)[labels]).sum(1).mean(), "expected calibration error": error}
 
 
-def variant_table(probabilities, labels, patients, reference, claims, seed=0):
-    """Variants on the same images in pairs with `reference`: one row a name; claims: the report's words.
-
-    gained, lost : images that the variant alone, the reference alone has right. p : McNemar's, by Holm's
-    method, decides the outcome. loss difference : over patients, at Bonferroni's confidence."""
+def variant_table(probabilities, labels, patients, reference, claims):
+    """A row each of `probabilities` (dict), in pairs with `reference`: images that either alone has right;
+    McNemar's p by Holm's method; difference of the loss over patients, at Bonferroni's confidence."""
     right = {name: _columns(p).argmax(1) == labels for name, p in probabilities.items()}
     losses = {name: image_losses(labels, p) for name, p in probabilities.items()}
     tests, rows = {name: mcnemar(right[name], right[reference]) for name in right if name != reference}, {}
     for name, ok in right.items():
-        accuracy, loss = str(patient_accuracy(ok, patients, seed)), f"{losses[name].mean():.4f}"
+        accuracy, loss = str(patient_accuracy(ok, patients)), f"{losses[name].mean():.4f}"
         rows[name] = {"report": claims.get(name, ""), "accuracy": accuracy, "loss": loss}
     for (name, (gained, lost, _)), p in zip(tests.items(), holm([t[2] for t in tests.values()]), strict=True):
-        gap = paired_difference(losses[name], losses[reference], patients, seed, 1 - 0.05 / len(tests))
+        gap = paired_difference(losses[name], losses[reference], patients, 1 - 0.05 / len(tests))
         rows[name] |= {"gained": gained, "lost": lost, "p": p, "loss difference": f"{gap:+}"}
         rows[name]["outcome"] = "no difference shown" if p >= 0.05 else "better" if gained > lost else "worse"
     return pd.DataFrame(rows).T.fillna("")

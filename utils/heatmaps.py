@@ -1,7 +1,8 @@
 """Heat maps of the places in an image that speak for a class: Grad-CAM and HiResCAM.
 Imports session and models of ours."""
 
-import keras
+import re
+
 import numpy as np
 import pandas as pd
 from keras import ops
@@ -10,29 +11,22 @@ from .models import logits_model, split_at
 from .session import gradient
 
 
-def grad_cam(model, images, labels, layer_name=None, elementwise=False, batch_size=16):
+def grad_cam(model, images, labels, elementwise=False, batch_size=16):
     """Heat maps, float32 [n, height, width] of 0 to 1, of what speaks for a class in each image.
 
-    Selvaraju et al. (ICCV 2017), equations 1 and 2: each channel of a feature map is weighted by the gradient
-    of the class's score, averaged over the places; the heat is the positive part of the weighted sum, as a
-    share of its maximum, and zero throughout where nothing speaks for the class. The score is the logit (a
-    saturated probability has no gradient); for label 0 of a sigmoid, minus it.
+    Selvaraju et al. (ICCV 2017), equations 1 and 2: each channel of the `default_layer` is weighted by the
+    gradient of the class's score, averaged over the places; the heat is the positive part of the weighted
+    sum, as a share of its maximum, and zero throughout where nothing speaks for the class. The score is the
+    logit (a saturated probability has no gradient); for label 0 of a sigmoid, minus it.
 
     Flatten and dense layers (VGG) weigh each place by itself, which the average forgets: the heat can then
-    lie where the model does not look. HiResCAM (Draelos and Carin, arXiv:2011.08891) leaves the average out;
-    before global average pooling (MobileNet) both are the same map.
+    lie where the model does not look. HiResCAM (elementwise=True; Draelos and Carin, arXiv:2011.08891) leaves
+    the average out; before global average pooling (MobileNet) both are the same map.
 
-    Parameters
-    ----------
-    model : a chain of layers, its backbone inlined or nested, that ends in a dense sigmoid or softmax
-    images : [n, height, width, channels]; labels : int [n], the classes to explain, not always the true ones
-    layer_name : a layer with 4-D output, of the model or its backbone; None takes `default_layer`
-    elementwise : False for Grad-CAM, True for HiResCAM
+    The model is a chain of layers, its backbone inlined or nested, that ends in a dense sigmoid or softmax;
+    images [n, height, width, channels]; labels, int [n], are the classes to explain, true or not.
     """
-    name, maps = layer_name or default_layer(model), _maps(model)
-    if name not in maps:
-        raise ValueError(f"{model.name} has no layer {name!r} with 4-D output; it has {', '.join(maps)}")
-    base, head = split_at(model, name)
+    base, head = split_at(model, default_layer(model))
     logits = logits_model(head)
     signs = _signs(labels, len(images), model.output_shape[-1])
     heat = np.zeros(np.shape(images)[:3], "float32")
@@ -54,8 +48,10 @@ def grad_cam(model, images, labels, layer_name=None, elementwise=False, batch_si
 
 
 def default_layer(model):
-    """Name of the last layer with 4-D output that is no pooling: as Selvaraju et al., after the ReLU."""
-    names = [name for name, layer in _maps(model).items() if "Pooling" not in type(layer).__name__]
+    """Name of the last layer with 4-D output that is no pooling, as by Selvaraju et al., nested or not."""
+    layers = [part for layer in model.layers for part in getattr(layer, "layers", [layer])]
+    maps = [layer for layer in layers if len(layer.output.shape) == 4]
+    names = [layer.name for layer in maps if not re.search("Pooling|InputLayer", type(layer).__name__)]
     if not names:
         raise ValueError(f"{model.name} has no layer whose output is 4-D")
     return names[-1]
@@ -76,15 +72,6 @@ def shares_by_class(heat, mask, labels, titles):
         rows[title] = (sum(labels == k), sum((labels == k) & ~hot), share, mask.mean())
     columns = ["images", "maps without heat", "mean share inside", "share if spread evenly"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
-
-
-def _maps(model):
-    """Name -> layer of every layer with 4-D output, in order; a nested model stands for its layers."""
-    found = {}
-    for layer in model.layers:
-        inner = layer.layers if isinstance(layer, keras.Model) else [layer]
-        found |= {part.name: part for part in inner if len(part.output.shape) == 4}
-    return {name: part for name, part in found.items() if not isinstance(part, keras.layers.InputLayer)}
 
 
 def _signs(labels, n, units):

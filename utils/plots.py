@@ -21,38 +21,17 @@ def embed_tsne(features, perplexity, seed):
     """Embed [n, d] in the plane by t-SNE (van der Maaten and Hinton, 2008) from its PCA: float32 [n, 2]."""
     if not np.ptp(features, axis=0).any():  # a collapsed network: scikit-learn would divide by 0 and crash
         return np.zeros((len(features), 2), "float32")
+    perplexity = min(perplexity, (len(features) - 1) / 3)  # of few images
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
 def embedding_quality(features, points, labels, neighbours=5):
     """dict: "trustworthiness" (1: all neighbours are kept; Venna and Kaski, 2001), "silhouette" (-1 to 1),
     "purity" (share of points whose nearest other points in the plane vote for their class)."""
-    vote = cross_val_score(KNeighborsClassifier(neighbours), points, labels, cv=LeaveOneOut())
-    return {
-        "trustworthiness": float(trustworthiness(features, points, n_neighbors=neighbours)),
-        "silhouette": float(silhouette_score(points, labels)),
-        "purity": float(vote.mean()),
-    }
-
-
-def plot_embedding(points, labels, class_names, ax, title=""):
-    """Draw points [n, 2] in their class's colour; the legend gives each class's title and count."""
-    for k, name in enumerate(class_names):
-        chosen = points[np.asarray(labels) == k]
-        label = f"{SHORT_TITLES[name]} ({len(chosen)})"
-        ax.scatter(*chosen.T, s=22, alpha=0.8, color=CLASS_COLOURS[name], label=label)
-    ax.set(xticks=[], yticks=[], title=title, xlabel="t-SNE 1", ylabel="t-SNE 2")
-    return legend_below(ax)
-
-
-def plot_history(history, metric, ax):
-    """Draw the curves of "loss" or "accuracy", and mark the epoch of the lowest validation loss."""
-    val, best = history[f"val_{metric}"], np.argmin(history["val_loss"])
-    ax.plot(epochs := range(1, len(val) + 1), history[metric], color="0.45", label="training")
-    ax.plot(epochs, val, color="tab:purple", label="validation")
-    ax.scatter(best + 1, val[best], color="tab:purple", label=f"lowest validation loss (epoch {best + 1})")
-    ax.set(xlabel="epoch", ylabel=metric, title=f"{metric.capitalize()} during training")
-    return legend_below(ax)
+    neighbours = min(neighbours, (len(points) - 1) // 2)  # of few images
+    purity = cross_val_score(KNeighborsClassifier(neighbours), points, labels, cv=LeaveOneOut()).mean()
+    kept = trustworthiness(features, points, n_neighbors=neighbours)
+    return {"trustworthiness": kept, "silhouette": silhouette_score(points, labels), "purity": purity}
 
 
 def plot_histories(curves, heading="", log=False):
@@ -60,17 +39,26 @@ def plot_histories(curves, heading="", log=False):
     size = WIDTH, 3.7 * len(curves)
     fig, axes = plt.subplots(len(curves), 2, figsize=size, squeeze=False, layout="constrained")
     for row, (name, history) in zip(axes, curves.items(), strict=True):
+        best = np.argmin(history["val_loss"])
         for ax, metric in zip(row, ("accuracy", "loss"), strict=True):
-            plot_history(history, metric, ax).set_title(f"{name}: {metric}")
+            val = history[f"val_{metric}"]
+            ax.plot(epochs := range(1, len(val) + 1), history[metric], color="0.45", label="training")
+            ax.plot(epochs, val, color="tab:purple", label="validation")
+            dot = f"lowest validation loss (epoch {best + 1})"
+            ax.scatter(best + 1, val[best], color="tab:purple", label=dot)
+            ax.set(xlabel="epoch", ylabel=metric, title=f"{name}: {metric}")
         row[1].set_yscale("symlog", linthresh=1e-3) if log else None  # a loss may be 0
     return mark_source(fig, heading)
 
 
 def plot_tsne(features, image_set, perplexity, seed, ax, title=""):
-    """Embed features of an ImageSet, draw them, and return their `embedding_quality`."""
-    points = embed_tsne(features, perplexity, seed)
-    plot_embedding(points, image_set.labels, image_set.class_names, ax, title)
-    return embedding_quality(features, points, image_set.labels)
+    """Embed features of an ImageSet, draw each class with its count, and return their `embedding_quality`."""
+    points, labels = embed_tsne(features, perplexity, seed), image_set.labels
+    for k, name in enumerate(image_set.class_names):
+        label = f"{SHORT_TITLES[name]} ({sum(labels == k)})"
+        ax.scatter(*points[labels == k].T, s=22, alpha=0.8, color=CLASS_COLOURS[name], label=label)
+    ax.set(xticks=[], yticks=[], title=title, xlabel="t-SNE 1", ylabel="t-SNE 2")
+    return embedding_quality(features, points, labels)
 
 
 def plot_scores(p, image_set, ax, title=""):
@@ -81,7 +69,6 @@ def plot_scores(p, image_set, ax, title=""):
     ax.axvline(0.5, color="0.4", linestyle=":")
     ax.set_yticks(range(len(colours)), image_set.titles)
     ax.set(xlabel="probability of COVID-19", title=title, xlim=(-0.03, 1.03), ylim=(len(colours) - 0.5, -0.5))
-    return ax
 
 
 def plot_confusion(p, image_set, ax, title=""):
@@ -91,7 +78,6 @@ def plot_confusion(p, image_set, ax, title=""):
     ConfusionMatrixDisplay.from_predictions(image_set.labels, p.argmax(axis=1), ax=ax, **look)
     ax.set(title=title, xlabel="predicted class", ylabel="true class")
     ax.grid(False)
-    return ax
 
 
 def draw_blocks(model, ax, title=""):
@@ -109,7 +95,6 @@ def draw_blocks(model, ax, title=""):
             ax.text(x, y, text, ha=side, va="center", fontsize=TEXT)
     ax.set(title=title, xlabel="layer, shape of its output, parameters; grey: frozen", frame_on=False)
     ax.set(xlim=(-0.01, 1.01), ylim=(len(blocks) - 0.5, -0.5), xticks=[], yticks=[])
-    return ax
 
 
 def image_sheet(images, titles, columns=6, colours=None, heading=""):
@@ -137,10 +122,8 @@ def overlay_sheet(images, heat, titles, columns=6, colours=None, heading="", box
             box = plt.Rectangle((left, 1 - bottom), right - left, bottom - top, transform=ax.transAxes)
             ax.add_patch(box).set(fill=False, edgecolor="white")
     fig.set_figheight(fig.get_figheight() + 0.7)  # room for a bar that takes none of the images' width
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno")
-    fig.colorbar(
-        scale, ax=fig.axes, location="bottom", pad=0.02, shrink=0.5, aspect=30, label="heat (1 = maximum)"
-    )
+    scale, look = plt.cm.ScalarMappable(plt.Normalize(0, 1), "inferno"), {"pad": 0.02, "shrink": 0.5}
+    fig.colorbar(scale, ax=fig.axes, location="bottom", aspect=30, label="heat (1 = maximum)", **look)
     return mark_source(fig)
 
 
@@ -170,18 +153,14 @@ def own_sheet(own, heat, p, known, train_set):
 
 
 def mark_source(fig, title=""):
-    """Print the source's title (phantom images) above a figure, and bring its text to 11 points at least."""
+    """Print the source's title (phantom images) above a figure, legends below; no text is under 11 points."""
     fig.text(0.5, 1.0, title.upper(), ha="center", va="bottom", weight="bold")
     for ax in fig.axes:
         ax.tick_params(labelsize=TEXT)
+        if ax.get_legend_handles_labels()[0]:  # below the axes a legend hides no point
+            pad = 4 if len(ax.get_xticks()) else 2.2  # in font sizes: room for tick labels and caption
+            look = {"frameon": False, "handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.2}
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, ncols=2, **look)
     for text in fig.findobj(Text):
         text.set_fontsize(max(TEXT, text.get_fontsize()))
     return fig
-
-
-def legend_below(ax, columns=2):
-    """Put a legend below the axes, where it hides no point."""
-    pad = 4 if len(ax.get_xticks()) else 2.2  # in font sizes: room for tick labels and caption
-    look = {"frameon": False, "handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.2}
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, ncols=columns, **look)
-    return ax

@@ -1,7 +1,6 @@
 """What scores may rest on: copies, shortcuts around the lungs; how unfamiliar an image of one's own is.
 Imports session, files, features, evaluation and validation of ours."""
 
-import os
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -24,27 +23,21 @@ from .session import user_path
 from .validation import held_out_probabilities, linear_probe
 
 HASH_SIDE, BITS = 16, 256  # with the usual 64 bits, copies (up to 10) and other radiographs (from 6) overlap
-# One pair of Task 2's 305 images differs in 12 bits, by eye the same radiograph; others in 52 or more, copies
-# that are compressed, resized, or changed in brightness, gamma or (1 % a side) frame in at most 30.
-MAX_DISTANCE = 32
 SQUARES, BORDER = 16, 2  # a thumbnail's side, and how many of its squares at each side count as border
-# (top, bottom, left, right) of both lungs as fractions of height and width: an assumption, the same for every
-# image. Over 70 training images the boxes cover most of the lung fields in most; they miss the lower outer
-# corners of wide chests and hold parts of heart, shoulders and abdomen. They keep clear of the border.
+# (top, bottom, left, right) of both lungs as fractions, an assumption, the same for every image: by eye they
+# cover most of the lung fields in most of 70 images, miss corners of wide chests, and hold part of the heart.
 LUNG_BOXES = ((2 / 16, 13 / 16, 2 / 16, 7 / 16), (2 / 16, 13 / 16, 9 / 16, 14 / 16))
 NEIGHBOURS = 3
-# Two files that show the same: positions, bits by which their hashes differ, whether the bytes are equal.
-Duplicate = namedtuple("Duplicate", "first second distance exact")
-# Mean cosine distance to the 3 nearest training images, the limit that accepts it, and which images they are.
+Duplicate = namedtuple("Duplicate", "first second distance exact")  # positions; bits; whether bytes are equal
 Familiarity = namedtuple("Familiarity", "distance limit accepted neighbours distances")
 
 
-def find_duplicates(paths, max_distance=MAX_DISTANCE):
+def find_duplicates(paths, max_distance=32):
     """All pairs of files that are equal, or nearly so by `imagehash.phash`: list of Duplicate, equal first.
-
     Found are copies compressed, resized, brighter or darker, and 42 % of those cropped by 2 % a side; not
-    those mirrored, inverted or cropped further. ImageError names a file that cannot be decoded.
-    """
+    those mirrored, inverted or cropped further. ImageError names a file that cannot be decoded."""
+    # One pair of Task 2's 305 images differs in 12 bits, by eye the same radiograph; others in 52 or more,
+    # copies that are compressed, resized, brighter, darker, or cropped by 1 % a side in at most 30.
     images = read_xrays(paths, 4 * HASH_SIDE, progress=False)  # the side to which phash reduces an image
     hashes = [imagehash.phash(Image.fromarray(image), HASH_SIDE).hash.ravel() for image in images]
     # Products of signs sum to the bits that agree less those that differ; float32 holds the sums exactly.
@@ -58,11 +51,11 @@ def find_duplicates(paths, max_distance=MAX_DISTANCE):
 
 def duplicate_table(duplicates, files, n_train):
     """A row a pair, a leak if across the split; the first `n_train` of `files` are the training images."""
-    table = []
+    rows = []
     for first, second, distance, exact in duplicates:
         differ = "none, equal files" if exact else f"{distance} of {BITS} bits"
-        table.append((files[first], files[second], differ, "yes" if first < n_train <= second else "no"))
-    return pd.DataFrame(table, columns=["file", "copy", "difference", "across the split"])
+        rows.append((files[first], files[second], differ, "yes" if first < n_train <= second else "no"))
+    return pd.DataFrame(rows, columns=["file", "copy", "difference", "across the split"])
 
 
 def lung_mask(height, width):
@@ -72,11 +65,6 @@ def lung_mask(height, width):
     return np.logical_or.reduce(boxes)
 
 
-def black_out(images, mask):
-    """A copy of uint8 [n, h, w, 3] that is black where `mask`, bool [h, w], is True."""
-    return np.where(mask[..., None], np.uint8(0), images)
-
-
 def file_headers(paths):
     """float64 [n, 6]: width, height, their ratio, channels, bytes, bits per pixel; no pixel is decoded."""
     rows = []
@@ -84,7 +72,7 @@ def file_headers(paths):
         try:
             with Image.open(path) as image:  # reads the header only
                 width, height, channels = *image.size, len(image.getbands())
-            size = os.path.getsize(path)
+            size = Path(path).stat().st_size
         except Exception as error:  # on broken bytes Pillow's plugins raise nearly anything
             raise ImageError(f"{path} has no header: {error}. Remedy: restore or remove it.") from error
         rows.append((width, height, width / height, channels, size, 8 * size / (width * height)))
@@ -99,12 +87,9 @@ def tiny(images, size=SQUARES):
 
 
 def shortcuts(train_set, test_set, root):
-    """What is seen -> (features of the training images, of the test images, a classifier to be fitted).
-
-    What these reach without the lungs, a network may have reached by the same means.
-    """
+    """What is seen -> (features of the training images, of the test images, a classifier to be fitted)."""
     parts, lungs = (train_set, test_set), lung_mask(SQUARES, SQUARES)
-    border = np.ones_like(lungs)
+    border = lungs | True
     border[BORDER:-BORDER, BORDER:-BORDER] = False
     headers = [file_headers([Path(root) / file for file in part.files]) for part in parts]
     # Nearest neighbours, since headers come in clusters: one for each hospital or journal.
@@ -125,27 +110,22 @@ def pool(base, images):
 
 def probes(base, train_set, test_set, name):
     """The same as `shortcuts`, for a linear probe on what a base sees with and without the lungs."""
-    lungs = lung_mask(*train_set.images.shape[1:3])
-    masks = {"everything": lungs & False, "lungs blacked out": lungs, "lungs alone": ~lungs}
-    sets = (train_set.images, test_set.images)
-    return {
-        f"{name}, {seen}": (*(pool(base, black_out(images, mask)) for images in sets), linear_probe())
-        for seen, mask in masks.items()
-    }
+    lungs, found = lung_mask(*train_set.images.shape[1:3]), {}
+    names = ("everything", "lungs blacked out", "lungs alone")
+    for seen, black in zip(names, (lungs & False, lungs, ~lungs), strict=True):
+        parts = (np.where(black[..., None], np.uint8(0), part.images) for part in (train_set, test_set))
+        found[f"{name}, {seen}"] = (*(pool(base, images) for images in parts), linear_probe())
+    return found
 
 
 def shortcut_table(seen, right, train_set, test_set, folds):
-    """A row each of `seen`, on folds, in pairs with a network (right, [n] of bool), and on the test images.
-
-    Differences have Bonferroni's confidence.
-    """
-    rows, patients = {}, train_set.patients
+    """A row each of `seen`: on folds, in pairs with a network (right, bool [n]), and on the test images."""
+    rows, columns = {}, ["held-out accuracy", "less the network's", f"right of {len(test_set)} test images"]
     for name, (x, x_test, estimator) in seen.items():
         ok = held_out_probabilities(estimator, x, train_set, folds).argmax(1) == train_set.labels
-        gap = paired_difference(ok, right, patients, confidence=1 - 0.05 / len(seen))
+        gap = paired_difference(ok, right, train_set.patients, 1 - 0.05 / len(seen))  # Bonferroni's
         found = clone(estimator).fit(x, train_set.labels).predict(x_test) == test_set.labels
-        rows[name] = [patient_accuracy(ok, patients), f"{gap:+}", found.sum()]
-    columns = ["held-out accuracy", "less the network's", f"right of {len(test_set)} test images"]
+        rows[name] = [patient_accuracy(ok, train_set.patients), f"{gap:+}", found.sum()]
     return pd.DataFrame.from_dict(rows, "index", columns=columns).sort_values(columns[0], ascending=False)
 
 
@@ -161,10 +141,8 @@ def find_image(requested, example):
     text = (requested or "").strip().strip("\"'")  # Windows copies a path with quotes
     if not text:
         return Path(example), False
-    if text.lower() == "upload" and "google.colab" in sys.modules:
-        from google.colab import files
-
-        text = next(iter(files.upload()), text)
+    if text.lower() == "upload" and (colab := sys.modules.get("google.colab")):
+        text = next(iter(colab.files.upload()), text)
     try:
         read_xray(path := user_path(text))
     except (OSError, ValueError) as error:  # also of text that no path can be
@@ -174,12 +152,10 @@ def find_image(requested, example):
 
 
 def familiarity(train_features, patients, features_of_one):
-    """Compare features [d] of one image with [n, d] of the training images, of `patients` [n]: a Familiarity.
-
-    The limit is the smallest that accepts 99 % of the training images, each compared with those of other
-    patients, as a new patient's would be; how many images of other kinds it refuses, this does not say.
-    Features are not scaled by their spread: one that a single patient shows would then dwarf all others.
-    """
+    """Compare features [d] of one image with [n, d] of the training images, of `patients` [n]: a Familiarity,
+    the mean cosine distance to the 3 nearest first. The limit is the smallest that accepts 99 % of the
+    training images, each compared with those of other patients; what else it refuses, this does not say.
+    Features are not scaled by their spread: one that a single patient shows would then dwarf all others."""
     same = np.equal.outer(patients, patients)
     if len(same) != len(train_features) or (~same).sum(axis=1).min() < NEIGHBOURS:
         raise ValueError(f"each image needs a patient, and {NEIGHBOURS} images of other patients")

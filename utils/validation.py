@@ -1,7 +1,5 @@
 """Folds by patient, and what is measured on them: held-out scores, nested choices, permuted labels.
-
-Imports evaluation, and from data the error of an ImageSet that is too small.
-"""
+Imports data and evaluation of ours."""
 
 from collections import namedtuple
 from dataclasses import replace
@@ -50,9 +48,9 @@ def validation_split(image_set, fraction=0.2, seed=542):
     return folds[np.random.default_rng([seed, 1]).integers(len(folds))]
 
 
-def linear_probe(C=0.01):
+def linear_probe():
     """A logistic regression on the principal components of standardised features, to be fitted."""
-    return make_pipeline(StandardScaler(), PCA(0.95), LogisticRegression(C=C, solver="newton-cholesky"))
+    return make_pipeline(StandardScaler(), PCA(0.95), LogisticRegression(C=0.01, solver="newton-cholesky"))
 
 
 def held_out_probabilities(estimator, features, image_set, folds):
@@ -65,17 +63,14 @@ def held_out_probabilities(estimator, features, image_set, folds):
         p[:, fitted.classes_] = fitted.predict_proba(features[rest])
         return p
 
-    parts = Parallel()(delayed(fit)(*fold) for fold in folds)
-    for (_, rest), p in zip(folds, parts, strict=True):
+    for (_, rest), p in zip(folds, Parallel()(delayed(fit)(*fold) for fold in folds), strict=True):
         probabilities[rest] = p
     return probabilities
 
 
 def repeated_scores(estimator, features, image_set, n_splits, repeats, seed, grouped=True):
     """`multiclass_scores` over folds that are drawn anew from seed, seed + 1, …
-
-    grouped=False takes every image for a patient of its own in the folds, as most submissions do.
-    """
+    grouped=False takes every image for a patient of its own in the folds, as most submissions do."""
     split = image_set if grouped else replace(image_set, patients=image_set.files)
     folds = [grouped_folds(split, n_splits, seed + repeat) for repeat in range(repeats)]
     p = [held_out_probabilities(estimator, features, image_set, one) for one in folds]
@@ -90,10 +85,8 @@ def mixtures(probabilities):
 
 def nested_choice(inner, outer, labels, folds):
     """Choose by the lowest log loss anew in every outer fold: no image is scored that took part in a choice.
-
-    inner : dict, name -> [n, k] of each fold, held out within its training part and NaN elsewhere.
-    outer : dict, name -> [n, k], held out by `folds`. Returns Nested: probabilities [n, k], names by fold.
-    """
+    inner: name -> [n, k] of each fold, held out within its training part and NaN elsewhere; outer: name ->
+    [n, k], held out by `folds`. Returns Nested: probabilities [n, k], names by fold."""
     probabilities, chosen = np.full(np.shape(next(iter(outer.values()))), np.nan), []
     for k, (train, rest) in enumerate(folds):
         losses = {}
@@ -108,12 +101,9 @@ def nested_choice(inner, outer, labels, folds):
 
 def permutation_test(estimator, features, image_set, n_splits, seed, permutations=100):
     """Is the held-out accuracy higher on the true labels than on labels that are shuffled between patients?
-
-    The images of a patient keep a common label, else they would be easier to tell. Returns Permutation:
-    observed; null [permutations]; p, (1 + null not below observed) / (1 + permutations) (Phipson and Smyth,
-    2010); chance, what always guessing the commonest shuffled label scores: the mean share of the largest
-    class over 1,000 shufflings (above its true share, as patients differ in their number of images).
-    """
+    The images of a patient keep a common label, else they would be easier to tell. Returns Permutation, with
+    p as of Phipson and Smyth (2010), and chance: what always guessing the commonest shuffled label scores, on
+    average of 1,000 shufflings (above its true share, as patients differ in their number of images)."""
     bare = replace(image_set, images=image_set.labels)  # workers need no pixels
 
     def accuracy(labels):
