@@ -74,8 +74,9 @@ def fit_classifier(build, views, targets, inputs, validation=None, memory=None, 
 
     `build` returns a new model that ends in probabilities and is emptied at the end; `views`, `targets` as
     for `ViewBatches`; `validation` (inputs, targets). Settings: `loss` (from logits), `learning_rate`,
-    `epochs`, `batch_size`, `seed`, and `cosine`, under which the rate falls to 0. With `memory`, from
-    `fit_memory`, a finished fit of the same is reused. MemoryError if a batch does not fit the device.
+    `epochs`, `batch_size`, `seed`; `cosine` lets the rate fall to 0, `average_views` takes the mean output of
+    `inputs` [k, m, ...]. With `memory`, from `fit_memory`, a finished fit of the same is reused. MemoryError
+    if a batch does not fit the device.
     """
     model, data, done = build(), (views, targets, inputs, validation), []
 
