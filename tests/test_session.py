@@ -1,54 +1,37 @@
-"""The run's surroundings: profile, weight options, a quiet start, and the line that describes the machine."""
+"""The run's surroundings: Keras' settings, seeds and backend, the machine, the profile, and what is shown."""
 
+import contextlib
 import os
+import random
 import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from utils import session
-from utils.backend import describe_machine, gradient, has_gpu, release, set_seeds
-from utils.session import choose_profile, peak_memory, quiet_startup, weight_options
 
 
-@pytest.mark.parametrize(
-    ("requested", "is_phantom", "expected"),
-    [
-        (None, False, "full"),
-        (None, True, "quick"),
-        ("", False, "full"),
-        ("", True, "quick"),
-        ("quick", False, "quick"),
-        ("full", True, "full"),
-    ],
-)
-def test_profile(requested, is_phantom, expected):
-    assert choose_profile(requested, is_phantom) == expected
+@pytest.mark.parametrize("is_phantom", [False, True])
+def test_profile(is_phantom):
+    for nothing in (None, ""):
+        assert session.choose_profile(nothing, is_phantom) == ("quick" if is_phantom else "full")
+    for wish in ("quick", "full"):
+        assert session.choose_profile(wish, is_phantom) == wish
+    for wrong in ("fast", "FULL", " quick"):
+        with pytest.raises(ValueError, match=f"XRAY_PROFILE must be full or quick, not '{wrong}'"):
+            session.choose_profile(wrong, is_phantom)
 
 
-@pytest.mark.parametrize("wrong", ["fast", "FULL", " quick"])
-def test_unknown_profile_is_named_with_the_choice(wrong):
-    with pytest.raises(ValueError, match=f"XRAY_PROFILE.*full, quick.*{wrong}"):
-        choose_profile(wrong, False)
-
-
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_weights_are_downloaded_unless_told_otherwise(nothing):
-    assert weight_options(nothing) == {"weight_folder": None, "download": True}
-
-
-def test_weight_folder_is_the_second_choice_and_none_forbids_the_download(tmp_path):
-    assert weight_options(str(tmp_path)) == {"weight_folder": str(tmp_path), "download": True}
-    assert weight_options("none") == {"weight_folder": None, "download": False}
-
-
-def test_missing_weight_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"XRAY_WEIGHTS.*absent.*unset"):
-        weight_options(str(tmp_path / "absent"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        weight_options(str(tmp_path / "file"))
+def test_a_user_s_path_may_begin_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert session.user_path("~/x ü") == tmp_path / "x ü" and session.user_path(tmp_path) == tmp_path
+    assert session.user_path("~no-such-user/x") == Path("~no-such-user/x")
 
 
 def free_descriptor():
@@ -58,43 +41,44 @@ def free_descriptor():
     return copy
 
 
-def test_quiet_startup_silences_what_the_runtime_writes(capfd):
+def test_quiet_startup_silences_what_the_runtime_writes_and_nothing_else(capfd):
     before = free_descriptor()
-    with quiet_startup():
+    with session.quiet_startup():
         os.write(2, b"noise of a C++ runtime\n")
-    os.write(2, b"heard again\n")
-    assert capfd.readouterr().err == "heard again\n"
-    assert free_descriptor() == before
-
-
-def test_quiet_startup_ends_with_an_exception_that_comes_through(capfd):
-    with pytest.raises(ImportError, match="broken"), quiet_startup():
+        os.write(1, b"result\n")
+    with pytest.raises(ImportError, match="broken"), session.quiet_startup():
         os.write(2, b"noise\n")
         raise ImportError("broken")
     os.write(2, b"heard again\n")
-    assert capfd.readouterr().err == "heard again\n"
+    assert capfd.readouterr() == ("result\n", "heard again\n")
+    assert free_descriptor() == before
 
 
-def test_quiet_startup_leaves_stdout_alone(capfd):
-    with quiet_startup():
-        os.write(1, b"result\n")
-    assert capfd.readouterr().out == "result\n"
+def test_keras_is_set_quietly_whatever_keras_json_says(tmp_path):
+    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
+    code = "from utils.session import keras, prepare_keras\nprepare_keras(1)\nconfig = keras.config\n"
+    code += "print(config.image_data_format(), config.floatx(), config.dtype_policy().name)"
+    env, root = os.environ | {"KERAS_HOME": str(tmp_path)}, Path(session.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=root)
+    assert (ran.stdout, ran.stderr) == ("channels_last float32 float32\n", "")
 
 
-def test_description_of_the_machine_is_one_line_with_versions_and_backend():
-    line = describe_machine()
-    backend = keras.backend.backend()
-    assert "\n" not in line
-    assert f"Keras {keras.__version__} on {backend} " in line and f"{os.cpu_count()} CPU cores" in line
-    assert re.search(r"Python 3\.\d+\.\d+", line)
-    assert ("no GPU" in line) == (not has_gpu())
+OTHER = {
+    "3.9.2 on ": (keras, "__version__", "3.9.2"),
+    "on torch": (keras.backend, "backend", lambda: "torch"),
+}
+
+
+@pytest.mark.parametrize("said", OTHER)
+def test_another_keras_is_refused_with_the_remedy(said, monkeypatch):
+    monkeypatch.setattr(*OTHER[said])
+    with pytest.raises(RuntimeError, match=rf"{said}.*: use tensorflow or jax .*KERAS_BACKEND.*>=3\.10"):
+        runpy.run_path(session.__file__)
 
 
 def test_seeds_make_python_numpy_and_backend_repeat():
-    import random
-
     def draw(seed):
-        set_seeds(seed)
+        session.prepare_keras(seed)
         kernel = float(keras.initializers.RandomUniform(0, 1)(()))  # as the layers draw theirs
         return random.random(), np.random.random(), kernel  # noqa: NPY002
 
@@ -102,44 +86,85 @@ def test_seeds_make_python_numpy_and_backend_repeat():
     assert first == again and all(a != b for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("prefix", ["", "phantom data"])
-def test_what_is_said_bears_the_phantoms_name(prefix, monkeypatch):
-    shown = []
-    monkeypatch.setattr(session, "display", shown.append)
-    session.say("The result.", prefix)
-    assert [s.data for s in shown] == ["**phantom data:** The result." if prefix else "The result."]
+def test_description_of_the_machine_is_one_line_with_versions_and_backend():
+    line = session.describe_machine()
+    versions = rf"Python 3\.\d+\.\d+, Keras {re.escape(keras.__version__)} on {keras.backend.backend()} \d"
+    assert re.fullmatch(rf"{versions}.*, {os.cpu_count()} CPU cores", line)
+    assert ("no GPU" in line) == (not session.has_gpu())
 
 
 def test_peak_memory_is_in_gib():
-    assert np.isnan(peak_memory()) or 0.05 < peak_memory() < 100
+    assert np.isnan(session.peak_memory()) or 0.05 < session.peak_memory() < 100
 
 
-def test_runs_are_kept_in_the_cache_or_in_a_new_folder(tmp_path):
-    assert session.run_folder(str(tmp_path), fresh=False) == tmp_path / "runs"
-    one, other = (session.run_folder(tmp_path, fresh=True) for _ in range(2))
-    assert one != other and tmp_path not in one.parents and not any(one.iterdir())
+def test_a_full_device_is_told_from_other_errors():
+    error = type("XlaRuntimeError", (RuntimeError,), {})  # JAX's; TensorFlow's has a class of its own
+    assert session.out_of_memory(error("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))
+    assert session.out_of_memory(type("ResourceExhaustedError", (Exception,), {})("OOM when allocating"))
+    assert not session.out_of_memory(error("INVALID_ARGUMENT: wrong shape"))
 
 
-def test_gradient_is_that_of_calculus():
+def test_gradient_is_that_of_calculus_and_zero_of_what_does_not_depend_on_x():
     x = np.array([[1.0, -2.0], [0.5, 3.0]], "float32")
-    slope = gradient(lambda x: keras.ops.sum(x**3) + x[0, 0] * x[1, 1], keras.ops.convert_to_tensor(x))
+    slope = session.gradient(
+        lambda x: keras.ops.sum(x**3) + x[0, 0] * x[1, 1], keras.ops.convert_to_tensor(x)
+    )
     expected = 3 * x**2 + np.array([[3.0, 0], [0, 1.0]])
     np.testing.assert_allclose(keras.ops.convert_to_numpy(slope), expected, rtol=1e-6)
 
-
-def test_gradient_of_what_does_not_depend_on_x_is_zero():
-    slope = gradient(lambda x: keras.ops.convert_to_tensor(2.0), np.ones((2, 3), "float32"))
+    slope = session.gradient(lambda x: keras.ops.convert_to_tensor(2.0), np.ones((2, 3), "float32"))
     assert np.array_equal(keras.ops.convert_to_numpy(slope), np.zeros((2, 3)))
-
-
-def test_gradient_names_the_backends_that_it_can_use(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(NotImplementedError, match="tensorflow or jax, not torch"):
-        gradient(keras.ops.sum, np.ones(2, "float32"))
 
 
 def test_released_variables_are_empty_where_the_backend_would_keep_them():
     variable = keras.Variable(np.ones((3, 2), "float32"))
-    release([variable])
-    kept = 0 if keras.backend.backend() == "tensorflow" else 6
+    session.release([variable])
+    kept = 0 if session.BACKEND == "tensorflow" else 6
     assert np.asarray(keras.ops.convert_to_numpy(variable.value)).size == kept
+
+
+def test_the_clock_gives_each_section_its_own_seconds(monkeypatch):
+    now = iter([100, 130, 145, 160, 220])
+    monkeypatch.setattr(session.time, "perf_counter", lambda: next(now))
+    clock = session.Clock()
+    for name in ("first", "second", "first"):  # a cell that is run again
+        clock(name)
+    assert clock.table()["seconds"].to_dict() == {"first": 45, "second": 15} and clock.minutes() == 2
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed: texts and tables."""
+    shown = []
+    monkeypatch.setattr(session, "display", lambda *items: shown.extend(getattr(i, "data", i) for i in items))
+    return shown
+
+
+def claims(holds, reference):
+    session.show_claims({"water is wet": True, "snow is black": holds}, reference, "phantom data")
+
+
+def ranges(holds, reference):
+    limits = {"AUC": (0.5, 0.75, "five seeds"), "loss": (0, 0.4 + holds, "one seed")}
+    session.check_ranges({"loss": np.float64(0.5), "AUC": 0.75, "other": 1}, limits, reference)
+
+
+@pytest.mark.parametrize("check", [claims, ranges])
+@pytest.mark.parametrize("regress", ["1", ""])
+def test_only_a_reference_run_may_stop_at_what_differs(check, regress, shown, monkeypatch):
+    monkeypatch.setenv("XRAY_REGRESS", regress)
+    check(True, True), check(False, False), check(True, False)
+    said = pytest.raises(AssertionError, match=r"differs from the committed one:\n(snow is black|loss: .*)$")
+    with said if regress else contextlib.nullcontext():
+        check(False, True)
+
+
+def test_claims_and_ranges_are_shown_with_what_holds(shown):
+    claims(True, False), claims(False, False), ranges(False, False), session.show("a table")
+    assert shown[0] == shown[3] == "**phantom data**" and "Not every claim holds in this run" in shown[2]
+    assert shown[1].to_numpy().tolist() == [["water is wet", "yes"], ["snow is black", "yes"]]
+    assert shown[4]["holds in this run"].tolist() == ["yes", "no"] and shown[6] == "a table"
+    assert shown[5].loc["AUC"].tolist() == [0.75, 0.5, 0.75, "five seeds", True]
+    assert shown[5].loc["loss"].tolist() == [0.5, 0, 0.4, "one seed", False] and len(shown[5]) == 2
+    with pytest.raises(KeyError, match="absent"):
+        session.check_ranges({"loss": 0.5}, {"absent": (0, 1, "")}, False)

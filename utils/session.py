@@ -1,9 +1,6 @@
-"""What surrounds a run: Keras' settings and seeds, the machine, the profile, and what a notebook shows.
-
-Imports nothing of ours. XRAY_DATA, XRAY_EXTERNAL, XRAY_WEIGHTS and XRAY_CACHE name folders; XRAY_PROFILE is
-`full` or `quick`; XRAY_FRESH=1 reuses no kept fit; XRAY_REGRESS=1 stops a reference run (full profile, real
-images, complete weights) that differs.
-"""
+"""Keras' settings and seeds, the machine, the profile, and what a notebook shows. Imports nothing of ours.
+XRAY_DATA, XRAY_EXTERNAL, XRAY_WEIGHTS, XRAY_CACHE name folders; XRAY_PROFILE is full or quick; XRAY_FRESH=1
+reuses no kept fit; XRAY_REGRESS=1 stops a full run on real images with complete weights that differs."""
 
 import contextlib
 import logging
@@ -12,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -20,7 +16,6 @@ from IPython.display import Markdown, display
 @contextlib.contextmanager
 def quiet_startup():
     """Silence stderr's file descriptor: TensorFlow's runtime writes there before any log level is heeded."""
-    sys.stderr.flush()
     with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w") as kept:
         os.dup2(nowhere.fileno(), 2)
         try:
@@ -31,40 +26,31 @@ def quiet_startup():
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # notes of its runtime would stand in a notebook
-# Else TensorFlow takes a GPU's whole memory, and a second notebook on the card gets none.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it leaves a second notebook no memory
 try:
     with quiet_startup():
         import keras
 
-        if (BACKEND := keras.backend.backend()) == "tensorflow":
-            import tensorflow as tf
-        elif BACKEND == "jax":
-            import jax
-        else:
-            raise ImportError(f"the backend is {BACKEND}")
-        if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 10):
-            raise ImportError(f"version {keras.__version__} is older than 3.10")
+        version, BACKEND = keras.__version__, keras.backend.backend()
+        if BACKEND not in ("tensorflow", "jax") or [*map(int, version.split(".")[:2])] < [3, 10]:
+            raise ImportError(f"this is version {version} on {BACKEND}")
+        tf, jax = map(sys.modules.get, ("tensorflow", "jax"))  # Keras has imported the one that it uses
 except (ImportError, ValueError) as error:  # also of a backend that is not installed, and of a bad keras.json
     remedy = "use tensorflow or jax (KERAS_BACKEND, ~/.keras/keras.json) with keras>=3.10, and start again."
     raise RuntimeError(f"Keras cannot be used: {error}. Remedy: {remedy}") from error
-# Here, for joblib's worker processes need it as well: what all models rely on, whatever keras.json says.
-keras.config.set_image_data_format("channels_last")
+keras.config.set_image_data_format("channels_last")  # here, for joblib's workers need it, whatever keras.json
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")
 
 
 def prepare_keras(seed):
-    """Seed Python, NumPy and the backend, and compile a first model, at which XLA prints notes.
-
-    TensorFlow's deterministic kernels are for a GPU only: a CPU repeats bit for bit as it is (tested), and
-    under the switch Keras leaves out XLA, which halves the time of a fit.
-    """
+    """Seed Python, NumPy and the backend, and compile a first model, at which XLA prints notes."""
     with quiet_startup():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile(loss="mse", jit_compile=True)
-        model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
+        model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
     keras.utils.set_random_seed(seed)
+    # A CPU repeats bit for bit as it is, and under this switch Keras leaves out XLA: twice the time of a fit.
     if BACKEND == "tensorflow" and has_gpu():
         tf.config.experimental.enable_op_determinism()
 
@@ -132,7 +118,7 @@ class Clock:
         self.laps, self.began = {}, time.perf_counter()
 
     def __call__(self, name):
-        self.laps[name] = time.perf_counter() - self.began - sum(self.laps.values())
+        self.laps[name] = self.laps.get(name, 0) + 60 * self.minutes() - sum(self.laps.values())
 
     def minutes(self):
         return (time.perf_counter() - self.began) / 60
@@ -141,31 +127,24 @@ class Clock:
         return pd.DataFrame({"seconds": pd.Series(self.laps).round(1)})
 
 
-def show(frame, title=""):
-    """Display a table (pandas.DataFrame) under its source's title (phantom images), if that has one."""
+def show(frame, title="", failed=(), reference=False):
+    """Display a table under its source's title, if any; a reference run may stop where something `failed`."""
     display(*[Markdown(f"**{title}**")] if title else (), frame)
+    if failed and reference and os.environ.get("XRAY_REGRESS") == "1":
+        raise AssertionError("\n".join(["This reference run differs from the committed one:", *failed]))
 
 
 def show_claims(claims, reference, title=""):
-    """Show, and return, whether each of the text's claims (dict, claim -> bool) holds in this run."""
-    held = ["yes" if holds else "no" for holds in claims.values()]
-    if "no" in held:
+    """Show whether each of the text's claims (dict, claim -> bool) holds in this run."""
+    if failed := [claim for claim, holds in claims.items() if not holds]:
         display(Markdown("**Not every claim holds in this run: the text speaks of the committed one.**"))
-    show(table := pd.DataFrame({"claim": list(claims), "holds in this run": held}), title)
-    _regress([claim for claim, holds in claims.items() if not holds], reference)
-    return table
+    held = ["no" if claim in failed else "yes" for claim in claims]
+    show(pd.DataFrame({"claim": [*claims], "holds in this run": held}), title, failed, reference)
 
 
 def check_ranges(measured, ranges, reference):
-    """Show, and return, scores (dict, name -> value) beside ranges: name -> (low, high, basis)."""
-    if missing := [name for name in ranges if name not in measured]:
-        raise ValueError(f"not measured: {', '.join(missing)}")
+    """Show scores (dict, name -> value) beside a rerun's ranges (dict, name -> (low, high, basis))."""
     rows = {name: (measured[name], *r, bool(r[0] <= measured[name] <= r[1])) for name, r in ranges.items()}
-    show(table := pd.DataFrame(rows.values(), list(rows), ["value", "low", "high", "basis", "inside"]))
-    _regress([f"{name}: {row}" for name, row in rows.items() if not row[-1]], reference)
-    return table
-
-
-def _regress(failed, reference):
-    if failed and reference and os.environ.get("XRAY_REGRESS") == "1":
-        raise AssertionError("\n".join(["This reference run differs from the committed one:", *failed]))
+    failed = [f"{name}: {row}" for name, row in rows.items() if not row[-1]]
+    columns = ["value", "low", "high", "basis", "inside"]
+    show(pd.DataFrame(rows.values(), [*rows], columns), "", failed, reference)
