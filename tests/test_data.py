@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401, F811 (an imported fixture)
 import io
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,13 +20,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def picture(grey):
-    """A PNG; equal greys give equal bytes."""
     Image.new("L", (8, 8), grey).save(stream := io.BytesIO(), "PNG")
     return stream.getvalue()
 
 
-def pictures(text):
-    """Contents by path, from a text such as "a/x.png 10, a/y.png 20"."""
+def pictures(text):  # contents by path, from a text such as "a/x.png 10, a/y.png 20"
     return {path: picture(int(grey)) for path, grey in (item.rsplit(" ", 1) for item in text.split(", "))}
 
 
@@ -38,7 +37,6 @@ def write(root, contents):
 
 @pytest.fixture
 def root(tmp_path):
-    """Both tasks, two images a class and split, all different."""
     folders = [f"{task}/{split}" for task in data.TASK_CLASSES for split in ("train", "test")]
     paths = [f"{f}/{name}/{i}.png" for f in folders for name in data.TASK_CLASSES[f[:3]] for i in "ab"]
     return write(tmp_path / "xrays", {path: picture(8 * k) for k, path in enumerate(paths)})
@@ -46,7 +44,6 @@ def root(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No source answers, and phantoms are an empty folder, as drawing them takes a while."""
     for name, (*kept, _, remedy) in data.SETS.items():
         monkeypatch.setitem(data.SETS, name, (*kept, ["http://127.0.0.1:9/x.zip"], remedy))
     monkeypatch.setattr(data, "write_phantoms", lambda place: place.mkdir(parents=True) or place)
@@ -56,16 +53,18 @@ def load(root, task="two", split="train", size=4):
     return load_images(Source(root, "folder"), task, split, size, progress=False)
 
 
-@pytest.mark.parametrize("task", data.TASK_CLASSES)
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("task", "split"), [("two", "test"), ("all", "train")])
 def test_pixels_labels_files_and_patients_are_in_step(task, split, root):
     loaded, classes = load(root, task, split), data.TASK_CLASSES[task]
     assert loaded.files.tolist() == [f"{task}/{split}/{name}/{i}.png" for name in classes for i in "ab"]
     assert loaded.labels.tolist() == [k for k in range(len(classes)) for _ in "ab"]
     assert (loaded.labels.dtype, loaded.images.dtype, loaded.class_names) == (np.int64, np.uint8, classes)
     for image, file, patient in zip(loaded.images, loaded.files, loaded.patients, strict=True):
-        content = (root / file).read_bytes()
-        assert content == picture(int(image.max())) and image.shape == (4, 4, 3)
+        assert (content := (root / file).read_bytes()) == picture(int(image.max())) and image.shape == (
+            4,
+            4,
+            3,
+        )
         assert patient == f"sha_{git_blob_sha1(content)[:12]}"
 
 
@@ -80,13 +79,10 @@ def test_parts_and_sums_of_sets_stay_in_step():
     assert part.files.tolist() == ["4", "0"] and part.images.ravel().tolist() == [3, 0]
     assert part.one_hot().tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]] and part.one_hot().dtype == np.float32
     assert whole.titles == ["COVID-19", "Normal", "Bacterial pneumonia", "Pneumonia"]
-    pair = whole.only(("pneumonia", "covid"))
-    assert pair.labels.tolist() == [1, 0] and pair.images.ravel().tolist() == [0, 3] and len(pair) == 2
     joined = whole.plus(part)
     assert joined.labels.tolist() == [0, 1, 2, 2, 3, 3, 0] and joined.patients.tolist()[5:] == ["4", "0"]
-    for wrong in (lambda: whole.plus(pair), lambda: pair.only(("normal",))):
-        with pytest.raises(ValueError):
-            wrong()
+    with pytest.raises(AssertionError, match="classes differ"):
+        whole.plus(made([0], ("covid", "normal")))
 
 
 def test_counts_are_of_images_and_patients_also_of_nothing():
@@ -100,14 +96,10 @@ def test_counts_are_of_images_and_patients_also_of_nothing():
     assert none.one_hot().shape == (0, 2) and len(none.plus(some)) == 3
 
 
-WHOSE = [  # what is added to eight patients, how many more there are then, and who is on both sides
-    # Equal names say nothing. Equal bytes are one patient, whatever their names, in one split or across both.
+WHOSE = [  # what is added to eight patients, how many more there are, and who (by bytes or name) they share
     ("train/covid/001.png 201, train/normal/001.png 202, test/covid/001.png 203", 3, ""),
     ("train/normal/person1_left.png 201, test/covid/person1_right.png 202, test/covid/person1.png 9", 3, ""),
-    ("train/covid/scan0.png 201, train/covid/scan0 (1).png 201", 1, ""),
     ("train/covid/a1.png 201, test/covid/b1.jfif 201", 1, "sha_"),
-    ("train/covid/a1.png 201, test/normal/a1.png 201", 1, "sha_"),
-    # Names of Kermany's and NIH's tell the patient, also of a copy that has another name.
     ("train/normal/person97_virus_180.png 201, test/normal/person97_bacteria_1.png 202", 1, "person97"),
     ("train/normal/NORMAL2-IM-1385-0001.png 201, test/covid/copy.png 201", 1, "NORMAL2-IM-1385"),
     ("train/normal/IM-0115-0001.png 201, test/covid/IM-0115-0001-0002.png 202", 1, "IM-0115"),
@@ -137,9 +129,6 @@ def test_the_manifest_is_whole_and_knows_patients_by_content(root, monkeypatch):
     assert load(root).patients[-1] == "covid_7" and "covid_7" not in load(root).patients[:-1]
 
 
-# Folders of one's own
-
-
 def test_what_is_passed_over_is_counted_and_named_in_the_banner(root, tmp_path):
     over = "two/train/covid/x.dcm 1, two/train/covid/more/y.png 1, two/val/z.png 1, all/test/r.txt 1"
     system = "two/train/covid/desktop.ini 1, two/Thumbs.db 1, two/train/.b/a.png 1, two/._a.png 1"
@@ -154,10 +143,8 @@ def test_what_is_passed_over_is_counted_and_named_in_the_banner(root, tmp_path):
 
 BAD = [  # what is removed and added, and what is said
     ("two/train", "two/val/x.png 1", "holds no image in (2): covid, normal"),
-    ("two/train/covid", "two/train/covid/x.dcm 1", "holds no image in (1): covid"),
     ("two/train/covid", "two/train/covid/desktop.ini 1", "holds no image in (1): covid"),
     ("two/val", "two/train/viral/x.png 1", "another folder (1): viral. The classes are covid, normal."),
-    ("two/val", "two/train/Normal/x.png 1", "another folder (1): Normal"),
     ("two/val", "two/train/covid/covid-19-pneumonia-14-PA.png 1", "Not the challenge's files of these names"),
 ]
 
@@ -166,9 +153,8 @@ BAD = [  # what is removed and added, and what is said
 def test_a_bad_folder_is_named_with_the_remedy(removed, added, words, root):
     shutil.rmtree(root / removed, ignore_errors=True)
     write(root, pictures(added))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"{re.escape(words)}.*Remedy: "):
         load(root)
-    assert words in str(caught.value) and "Remedy: " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Röntgen Thorax.png", "胸部.png", "رئة.png", 'a\'s "c" [1].png', "🫁.png"])
@@ -176,9 +162,8 @@ def test_names_beyond_ascii_are_kept_and_bad_files_named(name, root):
     (root / "two/train/covid/a.png").rename(root / "two/train/covid" / name)
     assert f"two/train/covid/{name}" in load(root).files
     (root / "two/train/covid" / name).write_bytes(b"broken")
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError, match=re.escape(name)):
         load(root)
-    assert name in str(caught.value)
     (root / "two/train/normal/link.png").symlink_to("nowhere")
     with pytest.raises(ImageError, match=r"link\.png cannot be read: No such file.*Remedy"):
         load(root)
@@ -204,11 +189,9 @@ def nest(root, folder):
 
 
 NOT_SO = [
-    (lambda root: shutil.rmtree(root / "all"), "lacks all/. Remedy: set XRAY_DATA"),
-    (lambda root: shutil.rmtree(root / "two"), "lacks two/. Remedy"),
+    (lambda root: shutil.rmtree(root / "all"), "lacks all/. "),
     (lambda root: nest(root, ""), "lacks two/ and all/; its folder inner/ seems to be meant"),
     (lambda root: nest(root, "a"), "its folder a/inner/ seems to be meant"),
-    (lambda root: shutil.rmtree(root) or write(root, {"x.zip": b"x"}), "lacks two/ and all/"),
     (lambda root: shutil.rmtree(root) or root.write_bytes(b"x"), "is no folder"),
     (lambda root: shutil.rmtree(root) or root.symlink_to("nowhere"), "is no folder"),
 ]
@@ -218,9 +201,8 @@ NOT_SO = [
 def test_a_folder_that_is_not_as_it_should_be_is_never_replaced(fault, words, root, tmp_path, offline):
     fault(root)
     for wish, local in ((str(root), tmp_path / "none"), (None, root)):
-        with pytest.raises((DataError, FileNotFoundError)) as caught:
+        with pytest.raises((DataError, FileNotFoundError), match=f"{re.escape(words)}.*Remedy: "):
             find_source(wish, tmp_path / "cache", local)
-        assert words in str(caught.value) and "Remedy: " in str(caught.value)
     assert not (tmp_path / "cache").exists()
 
 
@@ -241,10 +223,8 @@ def test_without_images_there_are_phantoms_that_say_why(root, tmp_path, offline,
         found = find_source(wish, tmp_path / words[:5], tmp_path / "data", download)
         assert (found.is_phantom, found.title) == (True, "phantom data") and "PHANTOM DATA" in found.banner()
         assert words in found.banner() and str(tmp_path) not in found.banner()
-    # Names of phantoms are not held against the manifest.
     write(root, pictures("two/train/covid/covid-19-pneumonia-14-PA.png 1"))
     assert len(load_images(Source(root, "phantom"), "two", "train", 4, progress=False)) == 5
-    # An incomplete download is better than phantoms.
     shutil.copytree(root, tmp_path / "cache/challenge")
     found = find_source(None, tmp_path / "cache", tmp_path / "data")
     assert found.kind == "download" and "missing (453)" in found.banner()
@@ -253,13 +233,8 @@ def test_without_images_there_are_phantoms_that_say_why(root, tmp_path, offline,
         find_source("phantom", tmp_path / "file")
 
 
-# Archives, from a server on this machine
-
 FILES = {"two/train/a.png": b"first file", "two/test/b.jpg": b"second file", "all/train/a.png": b"first file"}
 MANIFEST = {path: git_blob_sha1(content) for path, content in FILES.items()}
-
-
-# In other folders, under other names and with Windows' separators, among files that nobody wants.
 GOOD = zipped({"top\\x.png": b"first file", "top/y": b"second file", "top/z": b"", "../evil.png": b"evil"})
 
 
@@ -275,7 +250,6 @@ def test_an_archive_gives_the_manifest_s_files_wherever_they_lie(server, tmp_pat
     assert capsys.readouterr() == ("", "")
     fetch(server, tmp_path / "b", "good", progress=True)
     assert capsys.readouterr().out
-    # What is lost is fetched again, and nothing else touched; then nothing is fetched.
     (root / "two/train/a.png").unlink()
     own = {"two/test/b.jpg": b"own", "two/mine.png": b"own"}
     fetch(server, write(root, own).parent, "good")
@@ -285,7 +259,6 @@ def test_an_archive_gives_the_manifest_s_files_wherever_they_lie(server, tmp_pat
 
 FAULTS = {  # what a source sends, and what is said of it
     "absent": (None, "404"),
-    "page": ([b"<html>quota exceeded</html>"], "not a zip file"),
     "half": ([GOOD[:-40]], "not a zip file"),
     "cut": ([GOOD], "ChunkedEncodingError"),
     "empty": ([zipped({})], "3 of 3 files missing or changed, first all/train/a.png"),
@@ -315,15 +288,12 @@ def test_a_bad_source_is_told_and_leaves_nothing_and_the_next_is_tried(fault, se
     assert below(fetch(server, tmp_path, fault, "good")) == FILES
 
 
-# The external set
-
 OUTSIDE = pictures("covid/a.day0.png 10, covid/a.day4.png 20, normal/000_1.png 30, pneumonia/000_2.png 40")
 PATIENTS = ["covid_900", "covid_900", "nih_00000007", "nih_00000008"]
 
 
 @pytest.fixture
 def planted(monkeypatch, server):
-    """Four originals in one archive, and a challenge of two files, in the place of the real ones."""
     hashes = [git_blob_sha1(content) for content in OUTSIDE.values()]
     originals = dict(zip(OUTSIDE, zip(hashes, PATIENTS, strict=True), strict=True))
     seen = {"two/x/seen.png": (git_blob_sha1(picture(99)), "covid_1"), "all/x/z.png": ("0" * 40, "person7")}
@@ -355,15 +325,12 @@ def test_the_external_set_in_step_from_a_folder_or_a_download(tmp_path, planted,
 
 
 KEPT = [  # what the folder holds besides a normal image, the patients that stay, what is said
-    # A reduced copy and a renamed one; others of one number, or one content.
     ("covid/a.day0.jpg 11, covid/y.png 20", ["covid_900"] * 2, "0 more left out"),
     ("normal/00000123_004.png 1, normal/00000123_005.png 2", ["nih_00000123"] * 2, "0 more left out"),
     ("covid/x.png 2, covid/y.jpe 2", [f"sha_{git_blob_sha1(picture(2))[:12]}"] * 2, "0 more left out"),
     ("normal/a.dcm 1, normal/b/c.png 2", [], "; passed over (2): normal/a.dcm, normal/b/c.png"),
-    # Of the challenge: its file, one under an external name, one encoded anew, another of its patient.
     ("covid/renamed.png 99, covid/a.day0.jpg 99", [], "2 more left out"),
     ("covid/seen.jpg 98, pneumonia/person7_bacteria_9.jpeg 97", [], "2 more left out"),
-    # Not as it should be.
     ("covid/a.dcm 1, covid/desktop.ini 3, normal/x.png 1", None, "holds no image in (1): covid"),
     ("covid/renamed.png 99, pneumonia/a.png 1", None, "no covid/ or normal/ but of the challenge's"),
     ("a.png 1", None, "no covid/ or normal/"),
@@ -374,9 +341,8 @@ KEPT = [  # what the folder holds besides a normal image, the patients that stay
 @pytest.mark.parametrize(("added", "patients", "words"), KEPT)
 def test_who_belongs_to_the_external_set(added, patients, words, tmp_path, planted):
     if patients is None:
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(DataError, match=f"{re.escape(words)}.*Remedy: set XRAY_EXTERNAL"):
             outside(tmp_path, pictures(added))
-        assert words in str(caught.value) and "Remedy: set XRAY_EXTERNAL" in str(caught.value)
         return
     images, note = outside(tmp_path, pictures(f"normal/zz.png 200, {added}"))
     assert images.patients[images.files != "normal/zz.png"].tolist() == patients and words in note
@@ -396,9 +362,6 @@ def test_no_external_set_has_a_reason(tmp_path, planted, server):
     assert below(tmp_path) == {}
 
 
-# The real images
-
-
 @pytest.mark.shared
 def test_the_real_images_are_verified_and_one_patient_is_shared(tmp_path):
     found = find_source(str(SHARED / "data"), tmp_path)
@@ -413,8 +376,7 @@ def test_the_real_images_are_verified_and_one_patient_is_shared(tmp_path):
 
 @pytest.mark.shared
 def test_the_real_external_set_lacks_the_challenge(tmp_path):
-    names = ("external.csv", "manifest.csv")
-    originals, challenge = (dict(data.read_manifest(name).values()) for name in names)
+    originals, challenge = (dict(data.read_manifest(f"{n}.csv").values()) for n in ("external", "manifest"))
     assert len(originals) == 552 and not set(originals) & set(challenge)  # but 22 are cropped anew
     assert sum(patient in challenge.values() for patient in originals.values()) == 23
     images, note = load_external(str(SHARED / "external"), 8, tmp_path, progress=False)

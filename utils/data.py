@@ -1,5 +1,4 @@
-"""Find and load the images (a folder, a download or phantoms), labels and patients in step; the external set.
-Imports session, files and phantoms of ours."""
+"""Find and load images, labels and patients in step. Imports session, files and phantoms of ours."""
 
 import os
 import re
@@ -21,17 +20,16 @@ CLASS_TITLES = dict(
 TASK_CLASSES = {"two": ("covid", "normal"), "all": tuple(CLASS_TITLES)}  # alphabetical, as the labels
 REMEDY = "Remedy: set XRAY_DATA to a folder with two/ and all/ (train/ and test/ in each), or to phantom."
 EXTERNAL_REMEDY = "Remedy: set XRAY_EXTERNAL to a folder with covid/ or normal/ (and pneumonia/), or to none."
-COURSE = (
-    "https://github.com/randreas/Covid-Classification/archive/3bebabca8840c9d4227d75d6cac86ac9d69c06d1.zip",
-    "https://github.com/jgj98/Covid-19-Neural-Network/archive/7569ced49911d2deeb97859f127a1763205c6f4d.zip",
-)
+MAIN = "https://github.com/randreas/Covid-Classification/archive/3bebabca8840c9d4227d75d6cac86ac9d69c06d1.zip"
+COPY = "https://github.com/jgj98/Covid-19-Neural-Network/archive/7569ced49911d2deeb97859f127a1763205c6f4d.zip"
 OZTURK = "https://github.com/muhammedtalo/COVID-19/archive/11f2ec7edd3a298b4a6081605ec7b458cc770fae.zip"
 SETS = {  # variable that names a folder, its word for no images, list of the files, archives, remedy
-    "challenge": ("XRAY_DATA", "phantom", "manifest.csv", COURSE, REMEDY),
+    "challenge": ("XRAY_DATA", "phantom", "manifest.csv", [MAIN, COPY], REMEDY),
     "external": ("XRAY_EXTERNAL", "none", "external.csv", [OZTURK], EXTERNAL_REMEDY),
 }
-# Names of Kermany's and NIH's that tell the patient; bacterial and viral files of one personNN count as one.
+# Names by which Kermany and NIH tell the patient; bacterial and viral files of one personNN count as one.
 NAMES = re.compile(r"person\d+(?=_(bacteria|virus)_\d)|(NORMAL2-)?IM-\d+(?=-\d)|\d{8}(?=_\d{3}\.)")
+IN_STEP = ("images", "labels", "files", "patients")  # of an ImageSet
 
 
 class DataError(ValueError):
@@ -47,7 +45,6 @@ class Source(namedtuple("Source", "root kind notes", defaults=[()])):
 
     @property
     def title(self):
-        """Prefix for the titles of figures: empty for real images."""
         return "phantom data" if self.is_phantom else ""
 
     def banner(self):
@@ -76,28 +73,16 @@ class ImageSet:
 
     @property
     def titles(self):
-        """What tables and figures call the classes."""
         return [CLASS_TITLES.get(name, name.capitalize()) for name in self.class_names]
-
-    def _map(self, function):
-        return replace(self, **{n: function(n) for n in ("images", "labels", "files", "patients")})
 
     def subset(self, index):
         """The images at `index`: int positions in the wanted order, a bool mask [n], or a slice."""
-        return self._map(lambda name: getattr(self, name)[index])
-
-    def only(self, class_names):
-        """The images of some classes, in their order, numbered from 0; ValueError if one is absent."""
-        numbers = [self.class_names.index(name) for name in class_names]
-        chosen = self.subset(np.isin(self.labels, numbers))
-        labels = np.array([numbers.index(label) for label in chosen.labels], np.int64)
-        return replace(chosen, labels=labels, class_names=tuple(class_names))
+        return replace(self, **{name: getattr(self, name)[index] for name in IN_STEP})
 
     def plus(self, other):
-        """The images of both, this one's first; ValueError if their classes differ."""
-        if self.class_names != other.class_names:
-            raise ValueError(f"the classes differ: {self.class_names} and {other.class_names}")
-        return self._map(lambda name: np.concatenate([getattr(self, name), getattr(other, name)]))
+        """The images of both, this one's first."""
+        assert self.class_names == other.class_names, "the classes differ"
+        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in IN_STEP})
 
     def one_hot(self):
         """Labels as float32 [n, k]."""
@@ -126,8 +111,7 @@ def default_cache():
 
 def read_manifest(name="manifest.csv"):
     """(git blob SHA-1, patient) of the challenge's 454 files, or of the 552 in external.csv, by path."""
-    rows = pd.read_csv(Path(__file__).with_name(name), dtype=str).itertuples(index=False)
-    return {path: (sha1, patient) for path, sha1, patient in rows}
+    return {p: tuple(rest) for p, *rest in pd.read_csv(Path(__file__).with_name(name), dtype=str).values}
 
 
 def is_complete(source, files):
@@ -138,15 +122,13 @@ def is_complete(source, files):
 
 def _some(text, names):
     more = f" and {len(names) - 3} more" * (len(names) > 3)
-    return [f"{text} ({len(names)}): {', '.join(names[:3])}{more}"] if names else []
+    return [f"{text} ({len(names)}): {', '.join(sorted(names)[:3])}{more}"] if names else []
 
 
 def _notes(root, files, manifest, folders):
-    """How many of `files` are verified by their hashes, and what else below `folders` is passed over."""
-    verified = [path in manifest and git_blob_sha1(root / path) == manifest[path][0] for path in files]
-    below = {path for folder in folders for path in list_files(root, f"{folder}/**/*")}
-    over = _some("passed over", sorted(below.difference(files)))
-    return [f"{sum(verified)} of {len(files)} verified by hash", *over]
+    verified = sum(path in manifest and git_blob_sha1(root / path) == manifest[path][0] for path in files)
+    over = {path for folder in folders for path in list_files(root, f"{folder}/**/*")}.difference(files)
+    return [f"{verified} of {len(files)} verified by hash", *_some("passed over", over)]
 
 
 def _find(name, requested, cache_dir, local, download, progress):
@@ -170,40 +152,35 @@ def _find(name, requested, cache_dir, local, download, progress):
 
 
 def find_source(requested, cache_dir=None, local="data", download=True, progress=True):
-    """Find the images: where XRAY_DATA (`requested`) says, else in `local`, else by download, else phantoms.
-    What the user names, or has as `local`, is never replaced: FileNotFoundError, DataError."""
+    """Find the images: where XRAY_DATA (`requested`) says, else in `local`, else download, else phantoms."""
     root, kind = _find("challenge", requested, cache_dir, local, download, progress)
     if root is None:
         try:
             place = user_path(cache_dir or default_cache()) / "phantoms"
             return Source(write_phantoms(place), "phantom", (kind,))
         except OSError as error:
-            text = f"{kind}\nNor can phantoms be written to {place}: {error.strerror or error}. Remedy: "
-            raise DataError(f"{text}make room there, or set XRAY_CACHE to another folder.") from error
+            why = f"no room for phantoms in {place}: {error.strerror or error}"
+            raise DataError(f"{kind}\nThere is {why}. Remedy: set XRAY_CACHE to another folder.") from error
     if lacks := [f"{task}/" for task in TASK_CLASSES if not os.path.isdir(root / task)]:
         inner = [path.parent.relative_to(root) for path in [*root.glob("*/two"), *root.glob("*/*/two")]]
         hint = "".join(f"; its folder {path}/ seems to be meant" for path in inner[:1])
         raise DataError(f"The folder {root} lacks {' and '.join(lacks)}{hint}. {REMEDY}")
     places = [f"{task}/{split}/*/*" for task in TASK_CLASSES for split in ("train", "test")]
-    files = [file for place in places for file in list_files(root, place, SUFFIXES)]
+    files = {file for place in places for file in list_files(root, place, SUFFIXES)}
     manifest = read_manifest()
-    missing, own = sorted(set(manifest).difference(files)), [file for file in files if file not in manifest]
-    notes = _notes(root, files, manifest, TASK_CLASSES)
-    return Source(root, kind, (*notes, *_some("missing", missing), *_some("not of the challenge", own)))
+    notes = [*_notes(root, files, manifest, TASK_CLASSES), *_some("missing", manifest.keys() - files)]
+    return Source(root, kind, [*notes, *_some("not of the challenge", files - manifest.keys())])
 
 
 def _listed(root, folder, classes, remedy):
-    """Images of all classes, in order; DataError where one has none, or another folder lies beside them."""
     files = {name: list_files(root, f"{folder}{name}/*", SUFFIXES) for name in classes}
-    beside = {path.split("/")[-2] for path in list_files(root, f"{folder}*/*")}
-    wrong = _some("another folder", sorted(beside.difference(classes)))
-    if wrong := wrong or _some("no image in", [name for name in classes if not files[name]]):
-        raise DataError(f"{root / folder} holds {wrong[0]}. {remedy}")
+    beside = {path.split("/")[-2] for path in list_files(root, f"{folder}*/*")}.difference(classes)
+    for wrong in _some("another folder", beside) or _some("no image in", [n for n in files if not files[n]]):
+        raise DataError(f"{root / folder} holds {wrong}. {remedy}")
     return [file for name in classes for file in files[name]]
 
 
 def _load(root, files, hashes, known, size, progress, banned=frozenset()):
-    """ImageSet of those `files` whose content (hashes: file -> sha1), patient and name are not banned."""
     named = {sha1: match[0] for file, sha1 in hashes.items() if (match := NAMES.match(Path(file).name))}
     named = {sha1: f"nih_{name}" if name.isdigit() else name for sha1, name in named.items()} | known
     patients = {file: named.get(sha1, f"sha_{sha1[:12]}") for file, sha1 in hashes.items()}
@@ -215,8 +192,7 @@ def _load(root, files, hashes, known, size, progress, banned=frozenset()):
 
 
 def load_images(source, task, split, size=224, progress=True):
-    """Load one split ("train", "test") of one task ("two", "all") as an ImageSet; DataError where a class has
-    no image, another folder is there, or a file is not what its name promises."""
+    """Load one split ("train", "test") of one task ("two", "all"); DataError where it is wrong."""
     root, manifest = source.root, {} if source.is_phantom else read_manifest()
     remedy = f"The classes are {', '.join(TASK_CLASSES[task])}. {REMEDY}"
     files = _listed(root, f"{task}/{split}/", TASK_CLASSES[task], remedy)
@@ -229,22 +205,20 @@ def load_images(source, task, split, size=224, progress=True):
 
 
 def load_external(requested, size=224, cache_dir=None, local="external", download=True, progress=True):
-    """The external set (or None) without the challenge's images and patients, and a note on it. Files are
-    known by hash or, as copies may be reduced, by class and name. 22 of the originals are the challenge's,
-    cropped anew, and one more is of its patient: a common patient or name counts as well."""
+    """The external set (or None) without the challenge's images and patients, and a note on it."""
     root, kind = _find("external", requested, cache_dir, local, download, progress)
     if root is None:
         return None, kind
     classes = [name for name in ("covid", "normal", "pneumonia") if os.path.isdir(root / name)]
     hashes = {file: git_blob_sha1(root / file) for file in _listed(root, "", classes, EXTERNAL_REMEDY)}
-    originals = read_manifest("external.csv")
+    originals = read_manifest("external.csv")  # known by hash or, as copies may be reduced, by class and name
     by_name = {path.rpartition(".")[0]: patient for path, (_, patient) in originals.items()}
     known = {sha1: by_name[n] for f, sha1 in hashes.items() if (n := f.rpartition(".")[0]) in by_name}
+    # By patient and name as well: 22 of the originals are the challenge's, cropped anew.
     banned = {x for path, known in read_manifest().items() for x in (*known, Path(path).stem)}
     images = _load(root, list(hashes), hashes, known | dict(originals.values()), size, progress, banned)
     if set(images.class_names) <= {"pneumonia"}:
         raise DataError(f"{root}: no covid/ or normal/ but of the challenge's patients. {EXTERNAL_REMEDY}")
     counts = ", ".join(f"{np.sum(images.labels == k)} {name}" for k, name in enumerate(images.class_names))
     left_out = f"{len(hashes) - len(images)} more left out as images or patients of the challenge"
-    notes = (counts, left_out, *_notes(root, list(hashes), originals, classes))
-    return images, Source(root, kind, notes).banner()
+    return images, Source(root, kind, [counts, left_out, *_notes(root, hashes, originals, classes)]).banner()
