@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from utils import files
 from utils.files import ImageError, git_blob_sha1, read_xray, read_xrays, writing
@@ -32,50 +32,38 @@ def saved(image, suffix="png", **options):
     return stream.getvalue()
 
 
-def palette(transparency=None):
-    image = flat("P", 1)
-    image.putpalette([0, 0, 0, 200, 30, 60])
-    return saved(image, **({} if transparency is None else {"transparency": transparency}))
-
-
 def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(pixels, colour=0, depth=16, extra=b"", size=None):
     """A PNG of any header from stored values [height, width] or [height, width, channels]."""
-    pixels = np.asarray(pixels)
-    rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in pixels)
-    height, width = size or pixels.shape[:2]
+    stored = np.asarray(pixels, ">u2" if depth == 16 else "u1")
+    height, width = size or stored.shape[:2]
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + header + extra + end
+    rows = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in stored)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + rows + chunk(b"IEND", b"")
 
 
 def tiff(data, width, height, bits, photometric=1, sample_format=None):
-    """A little-endian grey TIFF by the standard's table, whatever Pillow itself would write."""
+    """A little-endian grey TIFF by the standard's table: of bytes, or of three rows of a type's values."""
+    data = data if isinstance(data, bytes) else np.array([data[1:]] * 3, data[0]).tobytes()
     tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
     tags += [(273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, len(data)), (339, 3, sample_format)]
-    tags = [tag for tag in tags if tag[2] is not None]
-    table = b"".join(struct.pack("<HHII", number, kind, 1, value) for number, kind, value in tags)
-    return (
-        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + table + bytes(4)
-    )
+    tags = [struct.pack("<HHII", number, kind, 1, value) for number, kind, value in tags if value is not None]
+    start, count = b"II*\0" + struct.pack("<I", 8 + len(data)), struct.pack("<H", len(tags))
+    return start + data + count + b"".join(tags) + bytes(4)
 
 
-def ramp(dtype, *values):
-    """Three rows of these values, as bytes."""
-    return np.array([values] * 3, dtype).tobytes()
-
-
+(PALETTE := flat("P", 1)).putpalette([0, 0, 0, 200, 30, 60])
+SBIT = chunk(b"sBIT", b"\x0c")
 # What each file shows: the grey levels of a row, or one colour.
 MEANT = {
     "L": (saved(flat("L", 100)), [100]),
-    "LA opaque": (saved(flat("LA", (100, 255))), [100]),
     "LA half": (saved(flat("LA", (100, 128))), [50]),
     "1": (saved(flat("1", 1)), [255]),
-    "P": (palette(), (200, 30, 60)),
-    "P half transparent": (palette(bytes([255, 128])), (100, 15, 30)),
+    "P": (saved(PALETTE), (200, 30, 60)),
+    "P half transparent": (saved(PALETTE, transparency=bytes([255, 128])), (100, 15, 30)),
     "RGB": (saved(flat("RGB", (10, 20, 30))), (10, 20, 30)),
     "RGBA opaque": (saved(flat("RGBA", (10, 20, 30, 255))), (10, 20, 30)),
     "RGBA half": (saved(flat("RGBA", (100, 200, 50, 128))), (50, 100, 25)),
@@ -83,22 +71,17 @@ MEANT = {
     "CMYK jpeg": (saved(flat("CMYK", (0, 255, 255, 0)), "jpg", quality=95), (254, 0, 0)),
     "YCbCr jpeg": (saved(flat("YCbCr", (100, 128, 128)), "jpg"), [100]),
     "first frame": (saved(flat("L", 10), "gif", save_all=True, append_images=[flat("L", 240)]), [10]),
-    "first page": (saved(flat("L", 10), "tif", save_all=True, append_images=[flat("L", 240)]), [10]),
-    "one pixel": (saved(flat("L", 90, (1, 1))), [90]),
     "very wide": (saved(flat("L", 90, (20_000, 30))), [90]),
     "16-bit png": (png([[0, 25700, 51400]] * 3), [0, 100, 200]),
-    "16-bit png, 12 of them used": (
-        png([[0, 25708, 65520]] * 3, extra=chunk(b"sBIT", b"\x0c")),
-        [0, 100, 255],
-    ),
+    "16-bit png, 12 of them used": (png([[0, 25708, 65520]] * 3, extra=SBIT), [0, 100, 255]),
     "16-bit colour": (png([[(51400, 25700, 0)] * 3] * 3, colour=2), (200, 100, 0)),
-    "8-bit tiff": (tiff(ramp("u1", 0, 100, 255), 3, 3, 8), [0, 100, 255]),
-    "16-bit tiff": (tiff(ramp("<u2", 0, 25700, 65535), 3, 3, 16), [0, 100, 255]),
+    "8-bit tiff": (tiff(("u1", 0, 100, 255), 3, 3, 8), [0, 100, 255]),
+    "16-bit tiff": (tiff(("<u2", 0, 25700, 65535), 3, 3, 16), [0, 100, 255]),
     "12-bit tiff": (tiff(bytes([0x00, 0x06, 0x46, 0xFF, 0xF0, 0x00]) * 3, 4, 3, 12), [0, 100, 255, 0]),
     "white is 0, 1 bit": (tiff(b"\x50" * 3, 4, 3, 1, 0), [255, 0, 255, 0]),
     "white is 0, 4 bits": (tiff(b"\x0f\xf0" * 3, 4, 3, 4, 0), [255, 0, 0, 255]),
-    "white is 0, 8 bits": (tiff(ramp("u1", 0, 155, 255), 3, 3, 8, 0), [255, 100, 0]),
-    "white is 0, 16 bits": (tiff(ramp("<u2", 0, 39835, 65535), 3, 3, 16, 0), [255, 100, 0]),
+    "white is 0, 8 bits": (tiff(("u1", 0, 155, 255), 3, 3, 8, 0), [255, 100, 0]),
+    "white is 0, 16 bits": (tiff(("<u2", 0, 39835, 65535), 3, 3, 16, 0), [255, 100, 0]),
 }
 
 
@@ -106,54 +89,42 @@ MEANT = {
 def test_a_file_gives_the_greys_that_it_means(case, tmp_path):
     content, expected = MEANT[case]
     (tmp_path / "x").write_bytes(content)
-    width = len(expected) if isinstance(expected, list) and len(expected) > 1 else 3
-    pixels = read_xray(tmp_path / "x", width)
     row = np.reshape(expected, (-1, 1) if isinstance(expected, list) else (1, 3))
+    pixels = read_xray(tmp_path / "x", width := len(row) if len(row) > 1 else 3)
     assert pixels.shape == (width, width, 3) and pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - row).max() <= 1
 
 
-def noise(shape, top, seed=0):
-    return np.random.default_rng(seed).integers(0, top, shape)
-
-
-def labelled(top):
-    """A 16-bit image of values below `top` with a white label in one corner."""
-    pixels = noise((40, 40), top)
-    pixels[:8, :8] = 65535
+def noise(shape, top, seed=0, label=0):
+    """Values below `top`, and a white label in one corner."""
+    pixels = np.random.default_rng(seed).integers(0, top, shape)
+    pixels[:label][..., :label] = 65535
     return pixels
 
 
-(TEXT := PngImagePlugin.PngInfo()).add_text("Comment", "x" * 2**21, zip=True)
 JPEG = saved(Image.fromarray(noise((64, 64), 256).astype(np.uint8)), "jpg")
 UNCLEAR = {
     "12 bits in 16": (png(noise((9, 9), 4096)), "less than a quarter of its 16-bit range"),
     "14 bits in 16": (png(noise((9, 9), 16384)), "less than a quarter"),
-    "12 bits in 16, sBIT": (png(noise((9, 9), 4096), extra=chunk(b"sBIT", b"\x0c")), "less than a quarter"),
-    "12 bits in 16 with a white label": (png(labelled(4096)), "less than a quarter"),
-    "12 bits in 16, tiff": (tiff(ramp("<u2", 0, 9, 4095), 3, 3, 16), "less than a quarter"),
-    "12 bits in 16, white is 0": (tiff(ramp("<u2", 0, 9, 4095), 3, 3, 16, 0), "less than a quarter"),
+    "12 bits in 16 with a white label": (png(noise((40, 40), 4096, label=8)), "less than a quarter"),
+    "12 bits in 16, tiff": (tiff(("<u2", 0, 9, 4095), 3, 3, 16), "less than a quarter"),
+    "12 bits in 16, white is 0": (tiff(("<u2", 0, 9, 4095), 3, 3, 16, 0), "less than a quarter"),
     "12 bits in 16, colour": (png(noise((9, 9, 3), 4096), colour=2), "less than a quarter"),
-    "signed 8 bits": (tiff(ramp("i1", -9, 0, 9), 3, 3, 8, 1, 2), "signed"),
-    "signed 16 bits": (tiff(ramp("<i2", -900, 0, 900), 3, 3, 16, 1, 2), "signed"),
-    "32 bits": (tiff(ramp("<u4", 0, 40000, 80000), 3, 3, 32), "32 bits"),
+    "signed 8 bits": (tiff(("i1", -9, 0, 9), 3, 3, 8, 1, 2), "signed"),
+    "signed 16 bits": (tiff(("<i2", -900, 0, 900), 3, 3, 16, 1, 2), "signed"),
+    "32 bits": (tiff(("<u4", 0, 40000, 80000), 3, 3, 32), "32 bits"),
     "32 bits below 256": (saved(flat("I", 100), "tif"), "32 bits"),
-    "float": (tiff(ramp("<f4", 0, 0.5, 1), 3, 3, 32, 1, 3), "32 bits"),
-    "float, white is 0": (tiff(ramp("<f4", 0, 0.5, 1), 3, 3, 32, 0, 3), "32 bits"),
-    "NaN": (tiff(ramp("<f4", np.nan, np.nan, 0), 3, 3, 32, 1, 3), "32 bits"),
-    "no polarity": (tiff(ramp("u1", 0, 100, 255), 3, 3, 8, None), "whether 0 is black"),
+    "float with NaN": (tiff(("<f4", 0, 0.5, np.nan), 3, 3, 32, 0, 3), "32 bits"),
+    "no polarity": (tiff(("u1", 0, 100, 255), 3, 3, 8, None), "whether 0 is black"),
     "nothing but transparency": (saved(flat("RGBA", (100, 200, 50, 0))), "transparent everywhere"),
     "DICOM": (bytes(128) + b"DICM" + bytes(99), "DICOM and JPEG 2000"),
     "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "DICOM and JPEG 2000"),
     "12-bit JPEG": (JPEG.replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "is no BMP"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is no BMP"),
-    "text": (b"these are not the pixels you look for", "is no BMP"),
     "nothing": (b"", "is empty"),
     "half a JPEG": (JPEG[:1500], "truncated"),
-    "400 million pixels": (png([[0]], depth=1, size=(20_000, 20_000)), "exceeds limit"),
     "90 million pixels": (png([[0]], depth=1, size=(9_000, 10_000)), "far too many pixels"),
     "no pixels": (png([[0]], depth=8, size=(0, 5)), ""),
-    "a text of megabytes": (saved(flat("L", 90), pnginfo=TEXT), "Decompressed data too large"),
     "no file": (None, "No such file"),
 }
 
@@ -181,9 +152,8 @@ def test_all_eight_exif_orientations(number, suffix, tmp_path):
     stored, (rows, columns) = np.arange(0, 160, 10, dtype=np.uint8).reshape(4, 4), ORIENTATIONS[number]
     (exif := Image.Exif())[0x0112] = number + 1
     Image.fromarray(stored).save(tmp_path / f"x.{suffix}", exif=exif)
-    upright = stored[::rows, ::columns]
-    expected = upright if number < 4 else upright.T
-    assert np.array_equal(read_xray(tmp_path / f"x.{suffix}", 4)[:, :, 0], expected)
+    upright = stored[::rows, ::columns] if number < 4 else stored[::rows, ::columns].T
+    assert np.array_equal(read_xray(tmp_path / f"x.{suffix}", 4)[:, :, 0], upright)
 
 
 def test_shrinking_does_not_alias(tmp_path):
@@ -192,9 +162,8 @@ def test_shrinking_does_not_alias(tmp_path):
 
 
 def test_many_files_keep_their_order_and_the_bar_is_on_stdout(tmp_path, capsys):
-    paths = [tmp_path / f"{grey}.png" for grey in (30, 10, 20)]
-    for grey, path in zip((30, 10, 20), paths, strict=True):
-        flat("L", grey).save(path)
+    for path in (paths := [tmp_path / f"{grey}.png" for grey in (30, 10, 20)]):
+        flat("L", int(path.stem)).save(path)
     assert read_xrays(paths, 4, progress=False)[:, 0, 0, 0].tolist() == [30, 10, 20]
     assert capsys.readouterr() == ("", "") and read_xrays([], 4, progress=False).shape == (0, 4, 4, 3)
     read_xrays(paths, 4)
@@ -210,13 +179,13 @@ def test_the_challenge_s_images_are_what_pillow_plainly_decodes():
         with Image.open(path) as image:  # all are L, RGB or opaque RGBA, and upright
             plain = image.convert("L" if image.mode == "L" else "RGB")
         plain = plain.resize((64, 64), Image.Resampling.BILINEAR).convert("RGB")
-        assert np.array_equal(pixels, np.asarray(plain)), path
+        assert np.array_equal(pixels, plain), path
 
 
 def test_the_blob_hash_is_git_s_own(tmp_path):
     (tmp_path / "x").write_bytes(b"hello\n")
-    both = (git_blob_sha1(tmp_path / "x"), git_blob_sha1(b"hello\n"))
-    assert set(both) == {"ce013625030ba8dba906f756967f9e9ca394464a"}
+    for same in (tmp_path / "x", b"hello\n"):
+        assert git_blob_sha1(same) == "ce013625030ba8dba906f756967f9e9ca394464a"
     for bad in (tmp_path / "none", "a\0b"):
         with pytest.raises(ImageError, match="cannot be read.*Remedy"):
             git_blob_sha1(bad)

@@ -1,5 +1,4 @@
-"""Decode X-rays, fetch and verify archives, and write a file or a folder whole or not at all.
-Imports session of ours."""
+"""Decode X-rays, fetch archives, and write a file or folder whole or not at all. Imports session of ours."""
 
 import contextlib
 import hashlib
@@ -21,12 +20,11 @@ from .session import user_path
 # No other decoder is let near a file, whatever its name: Pillow would run Ghostscript on PostScript, say.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = tuple(sorted(end for end, name in Image.registered_extensions().items() if name in FORMATS))
-# Hidden files and those that come with many an archive.
-SYSTEM = re.compile(r"(?i)(^|/)(\.|(desktop\.ini|thumbs\.db|__macosx)(/|$))")
+SYSTEM = re.compile(r"(?i)(^|/)(\.|(desktop\.ini|thumbs\.db|__macosx)(/|$))")  # also hidden files
 MAX_PIXELS = 2**26  # below Pillow's own limit, at which it only warns; a film scanned at 50 µm has 60 million
 TIMEOUT = (5, 30)  # seconds to connect, and between two pieces of the body
-MAX_MEMBER = 20 * 2**20  # bytes; the largest image has 2.5 MB, and a zip bomb ends here
-MAX_ARCHIVE = 4 * 2**30  # bytes: a body without end does not fill the disk
+MAX_MEMBER, MAX_ARCHIVE = 20 * 2**20, 4 * 2**30  # bytes, against a zip bomb and a body without end
+NO_IMAGE = f"is no {', '.join(FORMATS)} of up to 16 bits (nor are DICOM and JPEG 2000 read)"
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF tags: 0 is white (0) or black (1); unsigned (1), signed, float
 REMEDY = "Remedy: restore the file, export the picture as 8-bit PNG, or take it out of its folder."
 
@@ -40,10 +38,7 @@ class DownloadError(RuntimeError):
 
 
 def list_files(root, pattern, suffixes=("",)):
-    """Sorted paths below `root` of the files that match, with a suffix, but for hidden and system files.
-
-    A link counts even where it leads nowhere: reading it names it.
-    """
+    """Sorted paths below `root` of matching files that are not hidden or a system's, also of broken links."""
     found = (path.relative_to(root).as_posix() for path in root.glob(pattern) if not path.is_dir())
     return sorted(name for name in found if name.lower().endswith(suffixes) and not SYSTEM.search(name))
 
@@ -67,10 +62,8 @@ def git_blob_sha1(path_or_bytes):
 
 
 def _grey_or_rgb(image):
-    """Bring an opened file to mode L or RGB, white bright; ValueError where what it means is not certain.
-
-    Pillow's mode hides the depth, sign and polarity that are stored: its raw mode and TIFF's tags tell them.
-    """
+    """Bring an opened file to mode L or RGB, white bright; ValueError where what it means is not certain."""
+    # Pillow's mode hides the depth, sign and polarity stored: its raw mode and TIFF's tags tell them.
     raw, tags = str(image.tile) if image.format in ("PNG", "TIFF") else "", getattr(image, "tag_v2", {})
     signed = set(tags.get(SAMPLE_FORMAT, ())) - {1}
     if image.format == "TIFF" and (signed or ";32" in raw or PHOTOMETRIC not in tags):
@@ -89,8 +82,7 @@ def _grey_or_rgb(image):
     # 10 to 14 bits stored in 16 would be nearly black, but for a label or frame: hence not the maximum.
     if ";16" in raw and np.quantile(image, 0.95) < 64:
         raise ValueError("it uses less than a quarter of its 16-bit range")
-    # Pillow itself inverts up to 8 bits.
-    return ImageOps.invert(image) if deep and tags.get(PHOTOMETRIC) == 0 else image
+    return ImageOps.invert(image) if deep and tags.get(PHOTOMETRIC) == 0 else image  # 8 bits: Pillow does
 
 
 def read_xray(path, size=224):
@@ -103,8 +95,7 @@ def read_xray(path, size=224):
     except Exception as error:  # on broken bytes Pillow's plugins raise nearly anything
         cause = f"cannot be decoded: {_why(error)}"
         if isinstance(error, Image.UnidentifiedImageError):
-            kinds = f"is no {', '.join(FORMATS)} of up to 16 bits (nor are DICOM and JPEG 2000 read)"
-            cause = kinds if os.path.getsize(path) else "is empty"
+            cause = NO_IMAGE if os.path.getsize(path) else "is empty"
         raise ImageError(f"{os.fspath(path)} {cause}. {REMEDY}") from error
     # Pillow widens the filter's support when it shrinks, so that bilinear resizing does not alias here.
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
@@ -113,9 +104,8 @@ def read_xray(path, size=224):
 def read_xrays(paths, size=224, progress=True):
     """Read n radiographs as `read_xray` does, in threads: uint8 [n, size, size, 3], in order."""
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    jobs = (delayed(read_xray)(path, size) for path in paths)
-    done = Parallel(-1, return_as="generator", require="sharedmem")(jobs)  # Pillow releases Python's lock
-    bar = tqdm(done, "Decoding", len(paths), leave=False, file=sys.stdout, disable=not progress)
+    out = Parallel(-1, return_as="generator", require="sharedmem")(delayed(read_xray)(p, size) for p in paths)
+    bar = tqdm(out, "Decoding", len(paths), leave=False, file=sys.stdout, disable=not progress)
     for position, image in enumerate(bar):
         images[position] = image
     return images
@@ -123,10 +113,8 @@ def read_xrays(paths, size=224, progress=True):
 
 @contextlib.contextmanager
 def writing(path):
-    """Yield a Path in a temporary folder for a file or folder that moves to `path` on success only.
-
-    A folder that is there already, perhaps since a second process was faster, only gets what it lacks.
-    """
+    """Yield a temporary Path for a file or folder that moves to `path` on success only.
+    A folder that is there already, perhaps since a second process was faster, only gets what it lacks."""
     path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".incoming-", dir=path.parent) as folder:
@@ -136,8 +124,8 @@ def writing(path):
         except OSError:
             if not (draft.is_dir() and path.is_dir()):
                 raise
-            for file in sorted(draft.rglob("*")):
-                if file.is_file() and not (target := path / file.relative_to(draft)).exists():
+            for file in filter(Path.is_file, sorted(draft.rglob("*"))):
+                if not (target := path / file.relative_to(draft)).exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(file, target)
 
@@ -153,8 +141,7 @@ def _fetch(url, archive, folder, manifest, progress):
     paths = {sha1: [path for path in manifest if manifest[path] == sha1] for sha1 in manifest.values()}
     with zipfile.ZipFile(archive) as zipped:
         for info in zipped.infolist():
-            with zipped.open(info) as stream:  # what a member says of its own size is not relied on
-                content = stream.read(MAX_MEMBER + 1)
+            content = zipped.open(info).read(MAX_MEMBER + 1)  # what it says of its size is not relied on
             for path in paths.pop(git_blob_sha1(content), ()):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(content)
@@ -164,10 +151,7 @@ def _fetch(url, archive, folder, manifest, progress):
 
 def fetch_files(target, manifest, sources, what, remedy, progress=True):
     """Download files unless they are there, each verified by its hash, all or none; return `target`.
-
-    manifest: git blob SHA-1 by path below `target`; sources: URLs of zip archives, tried in turn. The text of
-    the DownloadError if all fail tells `what` is not there, each one's reason, and the `remedy`.
-    """
+    manifest: git blob SHA-1 by path; sources: URLs of zip archives; what, remedy: for the DownloadError."""
     if all((target / path).is_file() for path in manifest):
         return target
     reasons = []
@@ -178,5 +162,5 @@ def fetch_files(target, manifest, sources, what, remedy, progress=True):
             return target
         except Exception as error:  # on broken bytes zipfile and its decompressors raise nearly anything
             reasons.append(f"\n  - {url.split('/archive/')[0]}: {_why(error)}")
-    remedy = f"Remedy: check the connection and run again, or {remedy}"
-    raise DownloadError(f"{what} could not be downloaded:{''.join(reasons)}\n{remedy}")
+    why = "".join([*reasons, "\nRemedy: check the connection and run again, or ", remedy])
+    raise DownloadError(f"{what} could not be downloaded:{why}")
