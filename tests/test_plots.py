@@ -52,9 +52,8 @@ def test_text_is_legible_the_legend_hides_nothing_and_only_classes_have_their_co
     fig.canvas.draw()
     texts = {text.get_text(): text.get_fontsize() for text in fig.findobj(Text) if text.get_text()}
     assert min(texts.values()) >= 11 and "PHANTOM DATA" in texts and fig.get_figwidth() <= 10
-    legends = [(part, part.get_legend()) for part in fig.axes if part.get_legend()]
-    assert len(legends) == {"embedding": 1, "histories": 4}.get(name, 0)
-    assert not any(legend.get_window_extent().overlaps(part.bbox) for part, legend in legends)
+    covers = [one.get_window_extent().overlaps(ax.bbox) for ax in fig.axes if (one := ax.get_legend())]
+    assert covers == [False] * {"embedding": 1, "histories": 4}.get(name, 0)
     if name not in ("embedding", "samples", "scores"):
         pixels = np.asarray(fig.canvas.buffer_rgba())[..., :3]
         for colour in plots.CLASS_COLOURS.values():
@@ -64,8 +63,8 @@ def test_text_is_legible_the_legend_hides_nothing_and_only_classes_have_their_co
 def test_histories_mark_the_epoch_of_the_lowest_validation_loss():
     axes = plots.plot_histories({"a": HISTORY, "b": HISTORY}, log=True).axes
     assert [ax.get_title() for ax in axes] == ["a: accuracy", "a: loss", "b: accuracy", "b: loss"]
-    assert [ax.get_yscale() for ax in axes] == ["linear", "symlog"] * 2
-    for ax, metric, lowest in zip(axes, ["accuracy", "loss"] * 2, [0.7, 1.2] * 2, strict=True):
+    for k, (metric, lowest, scale) in enumerate([("accuracy", 0.7, "linear"), ("loss", 1.2, "symlog")] * 2):
+        assert (ax := axes[k]).get_yscale() == scale
         for line, key in zip(ax.lines, (metric, f"val_{metric}"), strict=True):
             np.testing.assert_array_equal(line.get_xydata().T, [[1, 2, 3], HISTORY[key]])
         assert ax.collections[0].get_offsets().tolist() == [[2, lowest]]
@@ -74,10 +73,9 @@ def test_histories_mark_the_epoch_of_the_lowest_validation_loss():
 
 
 def test_embedding_gives_each_class_its_colour_and_count(ax):
-    """The report's colours; a class may have no point."""
-    x, made = CLUSTERS[:13], FOUR.subset([0] * 6 + [7] * 3 + [6] * 4)
-    points, quality = plots.embed_tsne(x, 2, 0), plots.plot_tsne(x, made, 2, 0, ax)
-    assert quality == plots.embedding_quality(x, points, made.labels)
+    x, made = CLUSTERS[:13], FOUR.subset([0] * 6 + [7] * 3 + [6] * 4)  # a class may have no point
+    points = plots.embed_tsne(x, 2, 0)
+    assert plots.plot_tsne(x, made, 2, 0, ax) == plots.embedding_quality(x, points, made.labels)
     plots.mark_source(ax.figure)
     assert ax.get_legend_handles_labels()[1] == ["COVID-19 (6)", "Normal (0)", "Bacterial (4)", "Viral (3)"]
     for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red")):
@@ -87,8 +85,7 @@ def test_embedding_gives_each_class_its_colour_and_count(ax):
 
 def test_scores_and_confusions_stand_in_the_row_of_the_true_class(ax):
     """All normals are called COVID-19, and no other image wrongly."""
-    p = np.linspace(0, 1, 8)
-    plots.plot_scores(p, FOUR, ax)
+    plots.plot_scores(p := np.linspace(0, 1, 8), FOUR, ax)
     x, y = ax.collections[0].get_offsets().T
     np.testing.assert_array_equal([x, np.round(y)], [p, FOUR.labels])
     assert [label.get_text() for label in ax.get_yticklabels()] == FOUR.titles
@@ -100,10 +97,8 @@ def test_scores_and_confusions_stand_in_the_row_of_the_true_class(ax):
 
 def test_captions_name_the_true_class_first():
     two = replace(FOUR.subset([0, 3]), class_names=("covid", "normal"))
-    assert plots.captions(np.array([0.75, 0.0]), two) == [
-        "true: COVID-19\nNormal (0.75)",
-        "true: Normal\nCOVID-19 (1.00)",
-    ]
+    said = plots.captions(np.array([0.75, 0.0]), two)
+    assert said == ["true: COVID-19\nNormal (0.75)", "true: Normal\nCOVID-19 (1.00)"]
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -120,8 +115,7 @@ def test_an_image_of_ones_own_gets_an_answer_and_heat_only_if_it_is_accepted(acc
 
 def test_blocks_name_shape_and_parameters_with_frozen_ones_shaded(ax):
     plots.draw_blocks(NETWORK, ax)
-    expected = ["block1", "5 × 1,000", "4,021", "top", "5 × 2", "2,002"]
-    assert [text.get_text() for text in ax.texts] == expected
+    assert [text.get_text() for text in ax.texts] == ["block1", "5 × 1,000", "4,021", "top", "5 × 2", "2,002"]
     assert [box.get_facecolor()[0] < 1 for box in ax.patches] == [True, False]
 
 
@@ -158,6 +152,9 @@ def test_embedding_is_that_of_scikit_learn_and_its_quality_tells_clusters_from_s
     assert good["purity"] == 1 and good["silhouette"] > 0.7 and good["trustworthiness"] > 0.9
     poor = plots.embedding_quality(CLUSTERS, RNG.permutation(points), LABELS)
     assert poor["purity"] < 0.6 and poor["silhouette"] < 0.1 and poor["trustworthiness"] < 0.6
+    collapsed = np.full((18, 8), 0.5)  # must not crash
+    assert (points := plots.embed_tsne(collapsed, 4, 0)).shape == (18, 2) and not points.any()
+    assert plots.embedding_quality(collapsed, points, np.repeat([0, 1], 9))["silhouette"] == 0
 
 
 def test_purity_by_hand():
@@ -166,9 +163,3 @@ def test_purity_by_hand():
     assert plots.embedding_quality(pairs, pairs, [0, 1] * 6, neighbours=1)["purity"] == 0
     fours = np.array([[x, y] for x in (0, 1, 100, 101) for y in (0, 1)])
     assert plots.embedding_quality(fours, fours, [0, 0, 0, 1, 1, 1, 1, 1], neighbours=3)["purity"] == 7 / 8
-
-
-def test_equal_features_of_a_collapsed_network_do_not_crash():
-    points = plots.embed_tsne(features := np.full((18, 8), 0.5), 4, 0)
-    assert points.shape == (18, 2) and not points.any()
-    assert plots.embedding_quality(features, points, np.repeat([0, 1], 9))["silhouette"] == 0

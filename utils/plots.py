@@ -41,10 +41,9 @@ def plot_histories(curves, heading="", log=False):
     for row, (name, history) in zip(axes, curves.items(), strict=True):
         best = np.argmin(history["val_loss"])
         for ax, metric in zip(row, ("accuracy", "loss"), strict=True):
-            val = history[f"val_{metric}"]
+            val, dot = history[f"val_{metric}"], f"lowest validation loss (epoch {best + 1})"
             ax.plot(epochs := range(1, len(val) + 1), history[metric], color="0.45", label="training")
             ax.plot(epochs, val, color="tab:purple", label="validation")
-            dot = f"lowest validation loss (epoch {best + 1})"
             ax.scatter(best + 1, val[best], color="tab:purple", label=dot)
             ax.set(xlabel="epoch", ylabel=metric, title=f"{name}: {metric}")
         row[1].set_yscale("symlog", linthresh=1e-3) if log else None  # a loss may be 0
