@@ -54,13 +54,27 @@ def test_quiet_startup_silences_what_the_runtime_writes_and_nothing_else(capfd):
     assert free_descriptor() == before
 
 
+def in_new_process(code, home, keras_json, **variables):
+    """Run code in a process whose keras.json and environment variables are these: (stdout, stderr)."""
+    (home / "keras.json").write_text(keras_json)
+    env, root = os.environ | {"KERAS_HOME": str(home)} | variables, Path(session.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=root)
+    return ran.stdout, ran.stderr
+
+
 def test_keras_is_set_quietly_whatever_keras_json_says(tmp_path):
-    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
     code = "from utils.session import keras, prepare_keras\nprepare_keras(1)\nconfig = keras.config\n"
     code += "print(config.image_data_format(), config.floatx(), config.dtype_policy().name)"
-    env, root = os.environ | {"KERAS_HOME": str(tmp_path)}, Path(session.__file__).parents[1]
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=root)
-    assert (ran.stdout, ran.stderr) == ("channels_last float32 float32\n", "")
+    other = '{"floatx": "float16", "image_data_format": "channels_first"}'
+    assert in_new_process(code, tmp_path, other) == ("channels_last float32 float32\n", "")
+
+
+@pytest.mark.parametrize("said", ["torch", "theano", "floatx"])
+def test_surroundings_that_keras_cannot_start_in_are_refused_with_the_remedy(said, tmp_path):
+    keras_json = '{"floatx": "float8"}' if said == "floatx" else '{"backend": "torch"}'
+    variables = {"KERAS_BACKEND": "theano" if said == "theano" else ""}
+    _, error = in_new_process("import utils.session", tmp_path, keras_json, **variables)
+    assert re.search(rf"RuntimeError: Keras cannot be used: .*{said}.*use tensorflow or jax .*\n$", error)
 
 
 OTHER = {
