@@ -43,6 +43,7 @@ test: lint unit notebooks
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --line-length 88 $(NOTEBOOKS)
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
