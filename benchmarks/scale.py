@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training_time import peak_memory
+
 from utils import data, features, files, models, session, training
 
 SEED, EPOCHS = 542, 10
@@ -32,7 +34,7 @@ def measure(base, paths, labels):
     laps.append(time.perf_counter())
     steps = ("decoding (s)", "features (s)", f"head, {EPOCHS} epochs (s)")
     seconds = dict(zip(steps, np.diff(laps).round(2), strict=True))
-    return {"images": len(paths)} | seconds | {"peak memory (GiB)": round(session.peak_memory(), 2)}
+    return {"images": len(paths)} | seconds | {"peak memory (GiB)": round(peak_memory(), 2)}
 
 
 def main():

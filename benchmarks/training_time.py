@@ -55,6 +55,15 @@ def best(action, repeats=6):
     return min(seconds)
 
 
+def peak_memory():
+    """Peak resident memory of this process in GiB, or NaN where the system does not tell (Windows)."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return float("nan")
+    return getrusage(RUSAGE_SELF).ru_maxrss / 1024 ** (3 if sys.platform == "darwin" else 2)
+
+
 def bandwidth():
     """Bytes a second that a copy reads and writes, on all cores or on the GPU."""
     source = np.ones((os.cpu_count(), 2**25), "float32")
@@ -123,13 +132,13 @@ def vgg(task, images, targets, rows, rest, epochs, measured, speed):
     held_out, settings = (views[0, rest], targets[rest]), settings | {"batch_size": BATCH_SIZE, "seed": SEED}
     began = time.perf_counter()
     ours, _ = training.fit_classifier(head, views[:, rows], targets[rows], views[0, :0], held_out, **settings)
-    seconds, memory = time.perf_counter() - began, session.peak_memory()
+    seconds, memory = time.perf_counter() - began, peak_memory()
     traffic = PASSES * 4 * head().count_params() * steps
     course, laps = fit_whole(compiled(task, model), images, targets, rows, rest, measured)
     step = f"features {once:.1f} s, then {seconds / steps * 1e3:.1f} ms a step"
     note = f"measured {measured} of {epochs} epochs"
     table = [
-        ("course", extrapolated(laps, epochs), epochs, session.peak_memory(), note),
+        ("course", extrapolated(laps, epochs), epochs, peak_memory(), note),
         ("ours", once + seconds, 1, memory, step),
         ("floor", once + traffic / speed, 1, np.nan, f"a copy moves {speed / 1e9:.0f} GB/s"),
     ]
@@ -144,7 +153,7 @@ def mobilenet(images, targets, rows, epochs, measured):
     loop = partial(best, lambda: [bare.train_on_batch(*batch) for batch in resident], 1)
     whole = compiled("Task 2", build("Task 2", "MobileNet"))
     _, own = fit_whole(whole, images, targets, rows, rows[:0], measured, lambda: laps.append(loop()))
-    rest = 3 * epochs, session.peak_memory(), f"measured {measured} of {epochs} epochs, no validation"
+    rest = 3 * epochs, peak_memory(), f"measured {measured} of {epochs} epochs, no validation"
     return [(name, extrapolated(each, epochs), *rest) for name, each in (("ours", own), ("bare loop", laps))]
 
 

@@ -1,6 +1,4 @@
-"""What a network sees and gives: augmented views, batches of them, and features of a frozen base.
-
-May import: session."""
+"""What a network sees and gives: batches of views, and features of a frozen base. Imports session of ours."""
 
 import sys
 
@@ -11,37 +9,9 @@ from tqdm import tqdm
 from .session import out_of_memory
 
 
-def augment(images, seed):
-    """One randomly altered view of each image, as a radiographer might have taken it: uint8, 0 to 255.
-
-    Rotation up to 7 degrees, shift up to 5 %, zoom up to 10 %, contrast up to 10 %. No flip: the heart lies
-    on one side, and a patient stands upright.
-    """
-    layers = [
-        keras.layers.RandomRotation(7 / 360, fill_mode="constant", seed=seed),
-        keras.layers.RandomTranslation(0.05, 0.05, fill_mode="constant", seed=seed + 1),
-        keras.layers.RandomZoom(0.1, fill_mode="constant", seed=seed + 2),
-        keras.layers.RandomContrast(0.1, value_range=(0, 255), seed=seed + 3),
-    ]
-    views = np.empty(images.shape, "uint8")
-    for start in range(0, len(images), 32):  # in slices, so that memory does not grow with n
-        x = keras.ops.cast(images[start : start + 32], "float32")
-        for layer in layers:
-            x = layer(x, training=True)
-        views[start : start + 32] = np.clip(np.rint(keras.ops.convert_to_numpy(x)), 0, 255)
-    return views
-
-
-def image_views(images, n_views, seed):
-    """The images and `n_views` augmented views of each: uint8 [1 + n_views, n, height, width, 3]."""
-    return np.stack([images, *(augment(images, seed + 10 * k) for k in range(n_views))])
-
-
 def frozen_features(base, images, batch_size=16, label="features", progress=True):
     """Run a frozen base over images once: float32 [n, ...], its output.
-
-    Where a batch does not fit the device it is halved, and that is said; MemoryError if one image does not.
-    """
+    A batch that does not fit the device is halved, and that is said; MemoryError if one image does not."""
     out, start = np.empty((len(images), *base.output_shape[1:]), "float32"), 0
     with tqdm(total=len(images), desc=label, unit="image", file=sys.stdout, disable=not progress) as bar:
         while start < len(images):
@@ -71,11 +41,9 @@ def apply(model, inputs, batch_size=8):
 
 class ViewBatches(keras.utils.PyDataset):
     """Shuffled batches in which each image appears once an epoch, as one of its views drawn at random.
-
     `views` are [k, n, ...], k views (images or features) of n images; `targets` [n] or [n, classes]. The last
     batch may be smaller. The seed and the epoch alone decide; a seed of None leaves the images in order and
-    shows the first view, as for validation. `restart` begins with the first epoch again.
-    """
+    shows the first view, as for validation. `restart` begins with the first epoch again."""
 
     def __init__(self, views, targets, batch_size, seed):
         super().__init__()

@@ -13,19 +13,15 @@ from .session import gradient
 
 def grad_cam(model, images, labels, elementwise=False, batch_size=16):
     """Heat maps, float32 [n, height, width] of 0 to 1, of what speaks for a class in each image.
-
     Selvaraju et al. (ICCV 2017), equations 1 and 2: each channel of the `default_layer` is weighted by the
     gradient of the class's score, averaged over the places; the heat is the positive part of the weighted
     sum, as a share of its maximum, and zero throughout where nothing speaks for the class. The score is the
     logit (a saturated probability has no gradient); for label 0 of a sigmoid, minus it.
-
     Flatten and dense layers (VGG) weigh each place by itself, which the average forgets: the heat can then
     lie where the model does not look. HiResCAM (elementwise=True; Draelos and Carin, arXiv:2011.08891) leaves
     the average out; before global average pooling (MobileNet) both are the same map.
-
     The model is a chain of layers, its backbone inlined or nested, that ends in a dense sigmoid or softmax;
-    images [n, height, width, channels]; labels, int [n], are the classes to explain, true or not.
-    """
+    images [n, height, width, channels]; labels, int [n], are the classes to explain, true or not."""
     base, head = split_at(model, default_layer(model))
     logits = logits_model(head)
     signs = _signs(labels, len(images), model.output_shape[-1])
@@ -59,10 +55,8 @@ def default_layer(model):
 
 def shares_by_class(heat, mask, labels, titles):
     """A row a class: how much of its maps' heat lies inside a mask, beside the mask's share of the area.
-
     `heat` is [n, height, width], `mask` bool [height, width], `titles` one a class. Maps of zeros are counted
-    and left out of the mean.
-    """
+    and left out of the mean."""
     mask, labels = np.asarray(mask, bool), np.asarray(labels)
     inside, total = heat[:, mask].sum(axis=1, dtype="float64"), heat.sum(axis=(1, 2), dtype="float64")
     rows = {}

@@ -1,6 +1,4 @@
-"""The focal loss of Lin et al. (2017), for a sigmoid output and binary labels.
-
-Imports nothing of ours."""
+"""The focal loss of Lin et al. (2017), for a sigmoid output and binary labels. Imports nothing of ours."""
 
 import keras
 from keras import ops
@@ -8,11 +6,9 @@ from keras import ops
 
 def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
     """Focal loss of every element, FL = -alpha_t (1 - p_t)^gamma log(p_t), in nats.
-
     Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5. `y_true` are 0 and 1, `y_pred`
     probabilities of label 1 or, if `from_logits`, logits of the same shape. `alpha` weighs label 1 and
-    `1 - alpha` label 0; `gamma` = 0 gives the weighted cross-entropy. The result is of Keras' `floatx`.
-    """
+    `1 - alpha` label 0; `gamma` = 0 gives the weighted cross-entropy. The result is of Keras' `floatx`."""
     # In Keras' own precision, as in its losses: 16 bits round 1 - epsilon, the highest probability, to 1.
     y_true, y_pred = (ops.cast(y, keras.config.floatx()) for y in (y_true, y_pred))
     if from_logits:
@@ -32,9 +28,7 @@ def binary_focal_loss(y_true, y_pred, alpha=0.25, gamma=2.0, from_logits=False):
 @keras.saving.register_keras_serializable(package="xray")
 class BinaryFocalLoss(keras.losses.Loss):
     """`binary_focal_loss` as a Keras loss (Keras' own ignores `alpha` by default).
-
-    ValueError if `alpha` is outside [0, 1] or `gamma` is negative.
-    """
+    ValueError if `alpha` is outside [0, 1] or `gamma` is negative."""
 
     def __init__(self, alpha=0.25, gamma=2.0, from_logits=False, name="binary_focal_loss", **kwargs):
         if not 0 <= alpha <= 1:
@@ -49,5 +43,5 @@ class BinaryFocalLoss(keras.losses.Loss):
         return ops.mean(loss, axis=-1)
 
     def get_config(self):
-        own = {"alpha": self.alpha, "gamma": self.gamma, "from_logits": self.from_logits}
-        return {**super().get_config(), **own}
+        own = ("alpha", "gamma", "from_logits")
+        return super().get_config() | {name: getattr(self, name) for name in own}

@@ -69,15 +69,6 @@ def describe_machine():
     return f"Python {sys.version.split()[0]}, Keras {keras.__version__} on {backend}"
 
 
-def peak_memory():
-    """Peak resident memory of this process in GiB, or NaN where the system does not tell (Windows)."""
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:
-        return float("nan")
-    return getrusage(RUSAGE_SELF).ru_maxrss / 1024 ** (3 if sys.platform == "darwin" else 2)
-
-
 def out_of_memory(error):
     """Whether an exception means that a device has no memory left; each backend has its own class for it."""
     return "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError"
