@@ -2,7 +2,6 @@
 
 import contextlib
 import http.server
-import io
 import os
 import socketserver
 import subprocess
@@ -11,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -35,40 +33,32 @@ def convolutions():
 
 def arrays_for(*names):
     """Made-up weights of the named convolutions."""
-    rng = np.random.default_rng(0)
-    parts = {(name, part) for name in names for part in ("kernel", "bias")}
-    shapes = {f"{n}/{part}": SHAPES[n][3 * (part == "bias") :] for n, part in sorted(parts)}
-    return {key: rng.normal(size=shape).astype("float32") for key, shape in shapes.items()}
+    rng, parts = np.random.default_rng(0), (("bias", 3), ("kernel", 0))
+    sizes = {f"{name}/{part}": SHAPES[name][at:] for name in names for part, at in parts}
+    return {key: rng.normal(size=size).astype("float32") for key, size in sizes.items()}
+
+
+WHOLE, FIRST, OTHER = arrays_for(*SHAPES), arrays_for("block1_conv1"), "block1_conv2/bias"
 
 
 def load(folder, **files):
-    """Write arrays as weight files, load them into new convolutions: these, and the report."""
+    """Write arrays as files, load them: which convolutions then are those of WHOLE, and the report."""
     for kind, arrays in files.items():
         np.savez(folder / f"vgg16_imagenet{'_partial' * (kind == 'partial')}.npz", **arrays)
-    layers = convolutions()
-    return layers, load_backbone_weights(layers, "VGG16", folder, download=False)
+    report = load_backbone_weights(layers := convolutions(), "VGG16", folder, download=False)
+    names = [{f"{layer.name}/{v.name}": v for v in layer.weights} for layer in layers]
+    return [all(np.array_equal(own[key], WHOLE[key]) for key in own) for own in names], report
 
 
-def is_set(layer, arrays):
-    return all(np.array_equal(v, arrays[f"{layer.name}/{v.name}"]) for v in layer.weights)
-
-
-# What is loaded, and what is said about it
-
-
-def test_a_complete_file_is_preferred_to_a_partial_one(tmp_path):
-    whole = arrays_for(*SHAPES)
-    layers, report = load(tmp_path, whole=whole, partial={"block1_conv1/kernel": np.zeros(1)})
-    assert all(is_set(layer, whole) for layer in layers) and report.complete
-    assert str(report) == "VGG16: 3 of 3 convolutions pre-trained (ImageNet, vgg16_imagenet.npz)"
-
-
-def test_a_partial_file_leaves_the_rest_to_he_and_says_so(tmp_path):
-    arrays = arrays_for("block1_conv1", "block1_conv2") | {"block9/kernel": np.zeros((1, 1))}
-    layers, report = load(tmp_path, partial=arrays)
-    assert is_set(layers[0], arrays) and is_set(layers[1], arrays) and not report.complete
+def test_a_partial_file_leaves_the_rest_to_he_and_a_complete_one_is_preferred(tmp_path):
+    partial = arrays_for("block1_conv1", "block1_conv2") | {"block9/kernel": np.zeros((1, 1))}
+    found, report = load(tmp_path, partial=partial)
+    assert found == [True, True, False] and not report.complete
     assert (report.share, report.initialised) == ("2 of 3", ("block2_conv1",))
     assert "vgg16_imagenet_partial.npz); He-initialised: block2_conv1" in str(report)
+    found, report = load(tmp_path, whole=WHOLE)
+    assert all(found) and report.complete
+    assert str(report) == "VGG16: 3 of 3 convolutions pre-trained (ImageNet, vgg16_imagenet.npz)"
 
 
 def test_without_any_file_all_is_he_initialised_by_the_seed(tmp_path):
@@ -85,8 +75,7 @@ def test_without_any_file_all_is_he_initialised_by_the_seed(tmp_path):
 def test_he_keeps_the_scale():
     """He et al. (2015): deviation sqrt(2 / fan_in); each output of a depthwise kernel sees one channel."""
     plain, depthwise = keras.layers.Conv2D(64, 3, name="a"), keras.layers.DepthwiseConv2D(3, name="b")
-    plain.build((None, 8, 8, 8))
-    depthwise.build((None, 8, 8, 512))
+    plain.build((None, 8, 8, 8)), depthwise.build((None, 8, 8, 512))
     load_backbone_weights([plain, depthwise], "MobileNet", download=False)
     assert np.std(plain.kernel) == pytest.approx(np.sqrt(2 / (3 * 3 * 8)), rel=0.03)
     assert np.std(depthwise.kernel) == pytest.approx(np.sqrt(2 / 9), rel=0.05)
@@ -99,13 +88,9 @@ def test_real_files(architecture, share):
     assert load_backbone_weights(base.layers, architecture, SHARED, download=False).share == share
 
 
-# Folders and files that are broken
-
-
 @pytest.mark.parametrize("requested", ["absent", "~/nowhere", ".", "x" * 5000, "file.txt"])
 def test_a_folder_without_weights_is_named(requested, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("file.txt").touch()
+    monkeypatch.chdir(tmp_path), Path("file.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"XRAY_WEIGHTS=.*Remedy"):
         weight_options(requested)
 
@@ -118,13 +103,8 @@ def test_weights_are_downloaded_random_or_from_a_folder_of_ones_home(tmp_path, m
     assert weight_options("~")["weight_folder"] == tmp_path
 
 
-WHOLE, FIRST, OTHER = arrays_for(*SHAPES), arrays_for("block1_conv1"), "block1_conv2/bias"
 WRONG = [
-    (
-        "partial",
-        FIRST | {"block1_conv2/kernel": np.zeros((3, 3, 8, 9)), OTHER: np.zeros(8)},
-        r"8, 8\).*8, 9\)",
-    ),
+    ("partial", {"block1_conv2/kernel": np.zeros((3, 3, 8, 9)), OTHER: np.zeros(8)}, r"8, 8\).*8, 9\)"),
     ("partial", {OTHER: np.zeros(8)}, r"block1_conv2 must have .*kernel.* has \{'block1_conv2/bias'"),
     ("partial", {"stem/kernel": np.zeros((3, 3, 3, 8))}, "not one layer of this file"),
     ("whole", FIRST, r"layer block1_conv2 must have .*, the file has \{\}"),
@@ -151,32 +131,23 @@ def test_a_corrupt_file_is_named_and_no_flipped_bit_changes_a_value(tmp_path):
             read_weight_file(path)
     for position in range(0, len(good), 4):
         path.write_bytes(good[:position] + bytes([good[position] ^ 1 << position % 8]) + good[position + 1 :])
-        try:
+        with contextlib.suppress(ValueError):
             read = read_weight_file(path)
-        except ValueError:
-            continue
-        assert all(np.array_equal(array, values) for array in read.values()), position
-
-
-# Keras' own download, in processes with a Keras folder of their own
+            assert all(np.array_equal(array, values) for array in read.values()), position
 
 
 def start(script, home, *args):
     """Start a script that prints with that Keras folder."""
-    own = {"KERAS_HOME": str(home), "no_proxy": ""}
-    command = [sys.executable, "-c", script, *map(str, args)]
+    command, own = [sys.executable, "-c", script, *map(str, args)], {"KERAS_HOME": str(home), "no_proxy": ""}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE, text=True)
 
 
 def lines(process):
-    """What it printed in the end."""
     return [line.strip() for line in process.communicate(timeout=120)[0].splitlines()]
 
 
 def keras_folder(folder, content):
-    """A folder of Keras that holds a file of MobileNet's weights."""
-    (folder / "models").mkdir()
-    (folder / "models" / H5).write_bytes(content)
+    (folder / "models").mkdir(), (folder / "models" / H5).write_bytes(content)
     return folder
 
 
@@ -206,11 +177,8 @@ except ValueError as error:
     print(error)
 """
 # What is said of a server, and what a proxy answers in its stead.
-FAULTS = {
-    "timed out": b"",
-    "TLS: [SSL": b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100),
-    "403 Forbidden": b"HTTP/1.1 403 Forbidden\r\n\r\n",
-}
+FAULTS = {"timed out": b"", "TLS: [SSL": b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100)}
+FAULTS["403 Forbidden"] = b"HTTP/1.1 403 Forbidden\r\n\r\n"
 
 
 def test_a_server_that_cannot_be_reached_is_asked_once_and_a_broken_file_named(tmp_path):
@@ -236,19 +204,12 @@ def test_a_server_that_cannot_be_reached_is_asked_once_and_a_broken_file_named(t
 
 
 @pytest.fixture(scope="module")
-def h5():
+def h5(tmp_path_factory):
     """Keras' own file of MobileNet as bytes, made of the one in ../shared; Keras checks no hash of it."""
-    arrays, stream = read_weight_file(SHARED / "mobilenet_imagenet.npz"), io.BytesIO()
     model = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
-    names = [layer.name for layer in model.layers if layer.weights]
-    with h5py.File(stream, "w") as file:
-        file.attrs["layer_names"] = names
-        for name in names:
-            own = [key for key in arrays if key.startswith(f"{name}/")]
-            file.create_group(name).attrs["weight_names"] = own
-            for key in own:
-                file[f"{name}/{key}"] = arrays[key]
-    return stream.getvalue()
+    load_backbone_weights(model.layers, "MobileNet", SHARED, download=False)
+    model.save(path := tmp_path_factory.mktemp("keras") / H5)
+    return path.read_bytes()
 
 
 FEATURES = """
@@ -288,8 +249,7 @@ def test_two_processes_may_download_at_once(h5, tmp_path):
         def do_GET(self):
             asked.append(self.path)
             self.send_response(200)
-            self.send_header("Content-Length", str(len(h5)))
-            self.end_headers()
+            self.send_header("Content-Length", str(len(h5))), self.end_headers()
             for position in range(0, len(h5), len(h5) // 20):
                 self.wfile.write(h5[position : position + len(h5) // 20])
                 time.sleep(0.1)

@@ -1,6 +1,5 @@
 """The report's models: a backbone with its preprocessing, and a head of dense layers; their parts and costs.
-
-May import: weights. A model takes RGB images of 0 to 255, is a chain of layers, of which one may be a nested
+Imports weights of ours. A model takes RGB of 0 to 255, is a chain of layers, of which one may be a nested
 backbone, and ends in probabilities."""
 
 import math
@@ -34,44 +33,28 @@ class ImagenetPreprocessing(keras.layers.Layer):
 
 def build_vgg16_binary(backbone="VGG16", dropout=0.0, weight_folder=None, download=True, seed=0):
     """Build the model of Task 1 (the report's Figure 1): frozen VGG16 inlined, `dense_feature`, a sigmoid.
-
     `dropout` is the rate after Flatten and before the output (0 adds no layer); `seed` decides all random
     weights; `backbone` is "VGG16" or "VGG19". Returns the model, [n, 224, 224, 3] -> [n, 1], the probability
-    of label 1 (21,137,729 parameters, 6,423,041 of them trainable), and a WeightReport.
-    """
-    inputs, x = _inputs(backbone, ("VGG16", "VGG19"))
-    base = getattr(keras.applications, backbone)(include_top=False, weights=None, input_tensor=x)
-    report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
-    if report.initialised:
-        normalise_scale(base, base.get_layer(report.initialised[0]))
-    base.trainable = False
-    outputs = _head(keras.layers.Flatten(name="flatten")(base.output), 1, dropout, seed)
+    of label 1 (21,137,729 parameters, 6,423,041 of them trainable), and a WeightReport."""
+    inputs, x, _, report = _base(backbone, ("VGG16", "VGG19"), False, weight_folder, download, seed)
+    outputs = _head(keras.layers.Flatten(name="flatten")(x), 1, dropout, seed)
     return keras.Model(inputs, outputs, name=f"{backbone}_binary"), report
 
 
-def build_multiclass(
-    backbone, n_classes=4, dropout=0.0, momentum=0.9, weight_folder=None, download=True, seed=0
-):
+def build_multiclass(backbone, dropout=0.0, momentum=0.9, weight_folder=None, download=True, seed=0):
     """Build a model of Task 2: a nested backbone, a head with `feature_dense`, a softmax; and a WeightReport.
-
     VGG is frozen, its head Flatten and 256 units (VGG16: 21,138,500 parameters, 6,423,812 trainable). A
     MobileNet is fine-tuned whole, its head global average pooling, Flatten, 512 and 256 units (MobileNet:
     3,886,020 and 3,864,132). `momentum` is of the backbone's batch normalisations: Keras' 0.99 lets their
-    statistics lag hundreds of steps behind the weights. The rest is as for `build_vgg16_binary`.
-    """
-    inputs, x = _inputs(backbone, PREPROCESSING)
-    base = getattr(keras.applications, backbone)(include_top=False, weights=None, input_shape=IMAGE_SHAPE)
-    report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
-    x, base.trainable = base(x), not backbone.startswith("VGG")
-    if report.initialised and not base.trainable:
-        normalise_scale(keras.Model(inputs, x), base.get_layer(report.initialised[0]))
+    statistics lag hundreds of steps behind the weights. The rest is as for `build_vgg16_binary`."""
+    inputs, x, base, report = _base(backbone, PREPROCESSING, True, weight_folder, download, seed)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
     if base.trainable:
         x = keras.layers.GlobalAveragePooling2D(name="average_pool")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    outputs = _head(x, n_classes, dropout, seed, 512 if base.trainable else 0)
+    outputs = _head(x, 4, dropout, seed, 512 if base.trainable else 0)
     return keras.Model(inputs, outputs, name=backbone), report
 
 
@@ -87,21 +70,9 @@ def build_multiclass_head(n_features, n_classes=4, dropout=0.0, scale=1.0, seed=
     return keras.Model(inputs, _head(x, n_classes, dropout, seed), name="head")
 
 
-def normalise_scale(base, layer):
-    """Scale a convolution's kernel so that a base without biases gives a root mean square of 1 on noise.
-
-    He-initialised blocks keep the several hundred of VGG's inner activations. Mishkin and Matas, ICLR 2016.
-    """
-    blocks = np.random.default_rng(0).uniform(0, 255, (4, 14, 14, 1))
-    features = np.asarray(base.predict_on_batch(np.kron(blocks, np.ones((1, 16, 16, 3)))))
-    layer.kernel.assign(layer.kernel / float(np.sqrt(np.mean(np.square(features)))))
-
-
 def split_at(model, layer_name):
     """Cut a model after a layer into (base, head), which share its layers: training the head trains it.
-
-    The layer may lie inside a nested backbone. ValueError if there is none, or a path leads past it.
-    """
+    The layer may lie inside a nested backbone. ValueError if there is none, or a path leads past it."""
     layers = model.layers[1:]
     inside = [(layer.name, *(part.name for part in getattr(layer, "layers", ())[1:])) for layer in layers]
     k = next((k for k, names in enumerate(inside[:-1]) if layer_name in names), None)
@@ -139,9 +110,7 @@ class Logits(keras.layers.Layer):
 
 def logits_model(model):
     """A model without the activation of its last dense layer; training it trains `model`.
-
-    In float32 the loss of a saturated sigmoid or softmax has no gradient: nothing would be learnt any more.
-    """
+    In float32 the loss of a saturated sigmoid or softmax has no gradient: nothing would be learnt."""
     *layers, dense = model.layers[1:]
     return _chain(model.input_shape[1:], [*layers, Logits(dense, name="logits")], f"{model.name}_logits")
 
@@ -168,12 +137,24 @@ def multiply_adds(model):
     return total
 
 
-def _inputs(backbone, known):
-    """The input of a model, and what its backbone sees."""
+def _base(backbone, known, nested, weight_folder, download, seed):
+    """A model's input, what its backbone gives, nested or inlined, the backbone, and a WeightReport."""
     if backbone not in known:
         raise ValueError(f"backbone must be one of {', '.join(known)}, not {backbone!r}")
-    x, mode = keras.Input(IMAGE_SHAPE, name="image"), PREPROCESSING[backbone]
-    return x, ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(x) if mode else x
+    inputs, mode = keras.Input(IMAGE_SHAPE, name="image"), PREPROCESSING[backbone]
+    x = ImagenetPreprocessing(mode, name=f"{mode}_preprocessing")(inputs) if mode else inputs
+    own = {"input_shape": IMAGE_SHAPE} if nested else {"input_tensor": x}
+    base = getattr(keras.applications, backbone)(include_top=False, weights=None, **own)
+    report = load_backbone_weights(base.layers, backbone, weight_folder, download, seed)
+    x, base.trainable = base(x) if nested else base.output, not backbone.startswith("VGG")
+    if report.initialised and not base.trainable:
+        # He's blocks keep the several hundred of VGG's inner activations: without biases, one kernel brings
+        # the root mean square on noise to 1 (as Mishkin and Matas, ICLR 2016, do layer by layer).
+        noise = np.kron(np.random.default_rng(0).uniform(0, 255, (4, 14, 14, 1)), np.ones((1, 16, 16, 3)))
+        features = np.asarray(keras.Model(inputs, x).predict_on_batch(noise))
+        kernel = base.get_layer(report.initialised[0]).kernel
+        kernel.assign(kernel / float(np.sqrt(np.mean(np.square(features)))))
+    return inputs, x, base, report
 
 
 def _head(x, outputs, dropout, seed, hidden=0):
@@ -181,13 +162,9 @@ def _head(x, outputs, dropout, seed, hidden=0):
     feature, last, end = "feature_dense", "probabilities", "softmax"
     if outputs == 1:
         feature, last, end = "dense_feature", "probability", "sigmoid"
-    layers = [
-        (dropout, None, "dropout_flatten", seed),
-        (hidden, "relu", f"dense_{hidden}", seed + 10),
-        (256, "relu", feature, seed + 1),
-        (dropout, None, "dropout_feature", seed + 1),
-        (outputs, end, last, seed + 2),
-    ]
+    layers = [(dropout, None, "dropout_flatten", seed), (hidden, "relu", f"dense_{hidden}", seed + 10)]
+    layers += [(256, "relu", feature, seed + 1), (dropout, None, "dropout_feature", seed + 1)]
+    layers += [(outputs, end, last, seed + 2)]
     for size, activation, name, own in [row for row in layers if row[0]]:
         kernel = keras.initializers.GlorotUniform(own)
         if activation:

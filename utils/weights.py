@@ -1,14 +1,12 @@
-"""ImageNet weights of a backbone: from a folder of `.npz` files, else from Keras, else He initialisation.
-
-May import: session."""
+"""ImageNet weights of a backbone: from `.npz` files, else Keras, else He's. Imports session of ours."""
 
 import contextlib
 import io
 import os
 import socket
+from collections import namedtuple
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,50 +17,36 @@ SILENCE = 30  # seconds without a byte from Keras' server, after which it is giv
 UNREACHED = {}  # architecture -> why its download failed: each is tried once a process
 
 
-class WeightReport(NamedTuple):
+class WeightReport(namedtuple("WeightReport", "architecture source pretrained initialised note")):
     """Which convolutions of a backbone are pre-trained, from where, and why nothing better was used."""
-
-    architecture: str
-    source: str
-    pretrained: tuple
-    initialised: tuple
-    note: str = ""
 
     complete = property(lambda self: not self.initialised)
     share = property(lambda self: f"{len(self.pretrained)} of {len(self.pretrained + self.initialised)}")
 
     def __str__(self):
-        names = ", ".join(self.initialised) if self.pretrained else "all"
-        rest = f"; He-initialised: {names}" if self.initialised else ""
-        text = f"{self.architecture}: {self.share} convolutions pre-trained ({self.source}){rest}"
-        return f"{text}.\n{self.note}" if self.note else text
+        text = f"{self.architecture}: {self.share} convolutions pre-trained ({self.source})"
+        rest = f"; He-initialised: {', '.join(self.initialised) if self.pretrained else 'all'}"
+        return text + rest * bool(self.initialised) + f".\n{self.note}" * bool(self.note)
 
 
 def weight_options(requested):
     """Builders' arguments: by default Keras downloads; "none" is random; else a folder of `.npz` files."""
-    if not requested or requested == "none":
-        return {"weight_folder": None, "download": not requested}
-    folder = user_path(requested)
-    if not (os.path.isdir(folder) and any(folder.glob("*_imagenet*.npz"))):
+    folder = user_path(requested) if requested and requested != "none" else None
+    if folder and not (os.path.isdir(folder) and any(folder.glob("*_imagenet*.npz"))):
         remedy = "name the folder of the .npz files, or 'none' for random weights, or unset it."
         raise FileNotFoundError(f"XRAY_WEIGHTS={requested} holds no weights. Remedy: {remedy}")
-    return {"weight_folder": folder, "download": True}
+    return {"weight_folder": folder, "download": requested != "none"}
 
 
 def load_backbone_weights(layers, architecture, folder=None, download=True, seed=0):
-    """Set the weights of a backbone's layers, named as in `keras.applications`, and return a WeightReport.
-
-    `<architecture>_imagenet.npz` in `folder` (lower case), which must hold every layer, is preferred to
-    `…_imagenet_partial.npz`, and both to Keras' download. ValueError names a file that is broken.
-    """
-    arrays, source, note = {}, "no pre-trained weights", ""
+    """Load a backbone's layers: `<architecture>_imagenet.npz` of `folder` (lower case), which must hold all,
+    else `…_imagenet_partial.npz`, else Keras' download. WeightReport, or ValueError, which names the file."""
+    arrays, source, note, pretrained, initialised = {}, "no pre-trained weights", "", [], []
     files = [Path(folder or "", f"{architecture.lower()}_imagenet{kind}.npz") for kind in ("", "_partial")]
     if path := next((path for path in files if folder and path.is_file()), None):
         arrays, source = read_weight_file(path), f"ImageNet, {path.name}"
     elif download:
-        arrays, note = _from_keras(architecture)
-        source = "ImageNet, Keras' own file" if arrays else source
-    pretrained, initialised = [], []
+        arrays, source, note = _from_keras(architecture)
     for index, layer in enumerate(layers):
         expected = {_key(layer, variable): tuple(variable.shape) for variable in layer.weights}
         found = {key: arrays[key].shape for key in expected if key in arrays}
@@ -73,9 +57,9 @@ def load_backbone_weights(layers, architecture, folder=None, download=True, seed
         if hasattr(layer, "kernel"):
             (pretrained if found else initialised).append(layer.name)
             if not found:  # an output of a depthwise kernel sees one channel, which is its fan-in
-                height, width, *channels = shape = tuple(layer.kernel.shape)
-                channels = channels[::-1] if isinstance(layer, keras.layers.DepthwiseConv2D) else channels
-                kernel = keras.initializers.HeNormal(seed + index)((height, width, *channels))
+                *sides, channels, last = shape = tuple(layer.kernel.shape)
+                swapped = isinstance(layer, keras.layers.DepthwiseConv2D) and (*sides, last, channels)
+                kernel = keras.initializers.HeNormal(seed + index)(swapped or shape)
                 layer.kernel.assign(keras.ops.reshape(kernel, shape))
     if arrays and not pretrained:
         raise ValueError(f"{source}: not one layer of this file belongs to the backbone.")
@@ -86,7 +70,7 @@ def read_weight_file(path):
     """Read a flat `.npz` of finite float arrays, keys `layer/variable`; ValueError names what is wrong."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            arrays = dict(archive)
         if bad := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} is not all finite numbers")
     except Exception as error:  # on broken bytes NumPy and zipfile raise nearly anything
@@ -101,8 +85,8 @@ def _key(layer, variable):
 
 
 def _from_keras(architecture):
-    """Keras' own weights by `layer/variable`, or none and the reason."""
-    with contextlib.ExitStack() as stack:
+    """Keras' own weights by `layer/variable`, their source and no note; or none, and the reason as note."""
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):  # a report follows
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(SILENCE)
         with contextlib.suppress(ImportError, OSError):  # Windows, or a folder that Keras cannot use either
@@ -111,12 +95,12 @@ def _from_keras(architecture):
             # One process at a time, for Keras takes another's half-written file for whole.
             home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
             fcntl.flock(stack.enter_context(open(os.path.join(home, "xray.lock"), "w")), fcntl.LOCK_EX)
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # the report says what came of it
         try:
             if architecture not in UNREACHED:
                 build = getattr(keras.applications, architecture)
                 layers = build(include_top=False, weights="imagenet", input_shape=(224, 224, 3)).layers
-                return {_key(layer, v): np.asarray(v) for layer in layers for v in layer.weights}, ""
+                arrays = {_key(layer, v): np.asarray(v) for layer in layers for v in layer.weights}
+                return arrays, "ImageNet, Keras' own file", ""
         except Exception as error:  # of an unreachable server Keras raises a bare Exception
             failed, reason = "URL fetch failure" in str(error), str(error).rpartition(" -- ")[2]
             if not (failed or isinstance(error, (ConnectionError, TimeoutError, HTTPException))):
@@ -125,4 +109,4 @@ def _from_keras(architecture):
             if "SSL" in reason:
                 reason = f"TLS: {reason}; behind a proxy, let SSL_CERT_FILE name its certificate"
             UNREACHED[architecture] = f"Keras' ImageNet weights could not be downloaded ({reason})."
-    return {}, UNREACHED[architecture]
+    return {}, "no pre-trained weights", UNREACHED[architecture]
