@@ -134,7 +134,8 @@ def test_submission_holds_tracked_files_only_or_fails_with_the_words_of_git(faul
     ("own", "status", "outcomes", "words"),
     [
         ({"STAGES": "test"}, 0, "passed", "made test, cache /"),
-        ({"MADE": "2"}, 1, "FAILED SKIPPED SKIPPED FAILED", "made test, cache /"),
+        ({"STAGES": "all", "MADE": "2"}, 1, "FAILED SKIPPED SKIPPED FAILED", "made test, cache /"),
+        ({"MADE": "2"}, 1, "FAILED", "made test, cache /"),
         ({"STAGES": "colab-2.20"}, 0, "SKIPPED", "There is no Python 3.13 here."),
         ({"STAGES": "colab-2.20", "STRICT": "1"}, 1, "SKIPPED", "There is no Python 3.13 here."),
         ({"STAGES": "jax", "MINUTES": "-1"}, 0, "SKIPPED", "There is no time left for it: 0 of -1 minutes"),
