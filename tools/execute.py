@@ -74,8 +74,9 @@ class Sections:
 
 def shown(cell):
     """The text that a cell shows in the end: a progress bar that has gone leaves blanks and a return."""
-    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
-    return re.sub(r"[^\n]*\r(?!\n)", "", "".join(texts)).strip()
+    data = [{"text/plain": output.get("text", "")} | output.get("data", {}) for output in cell.outputs]
+    texts = [kinds.get("text/markdown", kinds["text/plain"]) for kinds in data]
+    return re.sub(r"[^\n]*\r(?!\n)", "", "\n".join(texts)).strip()
 
 
 def write(notebook, stem, out):
