@@ -48,12 +48,12 @@ def only_a_sentence(source):  # a cell that only shows strings that it puts toge
     return all(joined) and sentence(ast.parse(source))
 
 
-def english_in_if(source):  # a cell that chooses between texts of three words or more
+def english_in_if(source):  # a cell that chooses between texts of several words
     chosen = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.IfExp)]
     texts = [
         m.value for n in chosen for side in (n.body, n.orelse) for m in ast.walk(side) if hasattr(m, "value")
     ]
-    return any(len(re.findall("[A-Za-z]{2,}", str(text))) > 2 for text in texts)
+    return any(WORDS.search(str(text)) for text in texts)
 
 
 def printed(stem):  # in the cell tagged `summary`
@@ -107,8 +107,7 @@ def test_run_is_on_the_real_images_in_full_and_bears_out_the_text(stem):
     assert {"parameters", "summary"} <= set(tags) and "full" in execute.shown(tags["banner"]).split()
     notebook = nbformat.v4.new_notebook(cells=CELLS[stem])
     claims, ranges = execute.column(notebook, "holds in this run"), execute.column(notebook, "inside")
-    untrue = [claim for claim, held in claims.items() if held != "yes"]  # the text must say so
-    assert claims and all("does not hold: *" + claim.removesuffix("...") in TEXTS[stem] for claim in untrue)
+    assert claims and set(claims.values()) == {"yes"}
     assert ranges and set(ranges.values()) == {"True"}
 
 

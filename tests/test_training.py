@@ -20,7 +20,7 @@ from utils import training
 from utils.features import ViewBatches, apply
 from utils.losses import BinaryFocalLoss
 from utils.models import build_binary_head, logits_model
-from utils.training import cross_validate, fit_classifier, fit_memory, fit_seeds, head_variants
+from utils.training import cross_validate, fit_classifier, fit_memory, fit_repeats, head_variants
 
 N, BATCH = 23, 5
 FOLDS = [(np.arange(24, 48), np.arange(24)), (np.arange(24), np.arange(24, 48))]
@@ -35,6 +35,18 @@ def fit(toy, build=new_head, factor=1.0, **changes):
     views, targets = np.float32(factor) * toy[0], toy[1]
     held_out = views[0, 38:], targets[38:]
     return fit_classifier(build, views[:, :38], targets[:38], held_out[0], held_out, **(SETTINGS | changes))
+
+
+def wired(crossed=False, momentum=0.9, factor=1.0):
+    """A chain with a nested network, whose layers and weights may be wired in two ways."""
+    x, y = keras.Input((32,)), keras.Input((32,))
+    dense = keras.layers.Dense
+    parts = [dense(4, activation, kernel_initializer="ones")(x) for activation in ("relu", "tanh")]
+    nested = keras.Model(x, keras.layers.Concatenate()(parts[::-1] if crossed else parts))
+    z = keras.layers.BatchNormalization(momentum=momentum)(nested(y))
+    model = keras.Model(y, dense(1, "sigmoid", kernel_initializer="ones")(z))
+    model.layers[-1].kernel.assign(factor * np.arange(8.0)[:, None] / 8)
+    return model
 
 
 @pytest.fixture
@@ -174,16 +186,34 @@ def test_variants_of_a_head_differ_by_what_is_asked_for(toy):
     assert names[1] - names[0] == {"feature_scale", "dropout_flatten", "dropout_feature"}
 
 
-def test_seeds_are_fits_from_their_own_seed_here_or_on_a_cluster(toy):
+def test_repeats_are_fits_from_their_own_seed_without_their_fold_here_or_on_a_cluster(toy):
     distributed = pytest.importorskip("distributed")
-    args = (seeded, (1, 7), toy[0], toy[1], toy[0][0, :5])
-    here = fit_seeds(*args, **UNSEEDED)
-    alone = fit_classifier(partial(seeded, 7), *args[2:], seed=7, **UNSEEDED)
-    assert here[1].history == alone.history and here[0].history != here[1].history
+    args = (seeded, toy[0][0], toy[1], FOLDS, toy[0][0, :5], 7)
+    here = fit_repeats(*args, **UNSEEDED)
+    train, rest = FOLDS[1]
+    parts = toy[0][:1, train], toy[1][train], np.concatenate([toy[0][0, rest], toy[0][0, :5]])
+    alone = fit_classifier(partial(seeded, 8), *parts, (toy[0][0, rest], toy[1][rest]), seed=8, **UNSEEDED)
+    assert here[1].history == alone.history and np.array_equal(here[1].probabilities, alone.probabilities)
     cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None)
     with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
-        there = fit_seeds(*args, **UNSEEDED)
+        there = fit_repeats(*args, **UNSEEDED)
     np.testing.assert_allclose([f.probabilities for f in here], [f.probabilities for f in there], rtol=1e-4)
+
+
+def test_weights_are_averaged_over_the_last_epochs_and_the_fit_is_as_it_was(toy):
+    """Against fits that stop in the third and in the fourth epoch; moving statistics are averaged, too."""
+    fits = {epochs: fit(toy, wired, epochs=epochs) for epochs in (3, 4)}
+    head, both = wired(), fit(toy, wired, average=2)
+    assert both.history == fits[4].history and np.array_equal(both.probabilities, fits[4].probabilities)
+    ends = []
+    for epochs in (3, 4):
+        batches, logits = ViewBatches(toy[0][:, :38], toy[1][:38], 10, 3), logits_model(wired())
+        logits.compile(keras.optimizers.Adam(1e-3), SETTINGS["loss"])
+        logits.fit(batches, epochs=epochs, verbose=0, shuffle=False)
+        ends.append(logits.get_weights())
+    logits_model(head).set_weights([(a + b) / 2 for a, b in zip(*ends, strict=True)])
+    np.testing.assert_allclose(apply(head, toy[0][0, 38:]), both.averaged, rtol=1e-4)
+    assert fits[4].averaged is None and not np.allclose(both.averaged, both.probabilities, rtol=1e-4)
 
 
 KEPT = SETTINGS | {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "epochs": 2}
@@ -203,18 +233,6 @@ def reused(call):
 
 def zeros(n):
     return np.zeros(n, "uint8")
-
-
-def wired(crossed=False, momentum=0.9, factor=1.0):
-    """A chain with a nested network, whose layers and weights may be wired in two ways."""
-    x, y = keras.Input((32,)), keras.Input((32,))
-    dense = keras.layers.Dense
-    parts = [dense(4, activation, kernel_initializer="ones")(x) for activation in ("relu", "tanh")]
-    nested = keras.Model(x, keras.layers.Concatenate()(parts[::-1] if crossed else parts))
-    z = keras.layers.BatchNormalization(momentum=momentum)(nested(y))
-    model = keras.Model(y, dense(1, "sigmoid", kernel_initializer="ones")(z))
-    model.layers[-1].kernel.assign(factor * np.arange(8.0)[:, None] / 8)
-    return model
 
 
 CHANGES = {"names that Keras counts up": {}, "rate": {"learning_rate": 2e-3}, "epochs": {"epochs": 3}}
@@ -290,10 +308,12 @@ def test_a_cache_is_bounded_and_forgets_what_nobody_asks_for(tmp_path):
 
 
 def test_two_processes_may_share_an_empty_cache_and_a_fresh_run_none(toy, tmp_path):
-    args, settings = (seeded, (1, 1, 7, 7), toy[0], toy[1], toy[0][0, :5], None), UNSEEDED | {"epochs": 2}
-    fit_seeds(*args, fit_memory(tmp_path, fresh=True), **settings)
+    train, rest = FOLDS[0]
+    args, settings = (seeded, toy[0][0], toy[1], [(train, rest)] * 2, toy[0][0, :5]), UNSEEDED | {"epochs": 2}
+    fit_repeats(*args, 7, fit_memory(tmp_path, fresh=True), **settings)
     assert list(tmp_path.iterdir()) == []
     with joblib.parallel_config("loky", n_jobs=2):
-        first = [fitted.probabilities for fitted in fit_seeds(*args, fit_memory(tmp_path), **settings)]
+        calls = [joblib.delayed(fit_repeats)(*args, 7, fit_memory(tmp_path), **settings) for _ in range(2)]
+        first, second = ([f.probabilities for f in fits] for fits in joblib.Parallel()(calls))
     assert len(list(tmp_path.rglob("output.pkl"))) == 2
-    np.testing.assert_allclose(first[::2], first[1::2], rtol=1e-4)
+    np.testing.assert_allclose(first, second, rtol=1e-4)

@@ -145,14 +145,14 @@ def test_each_fold_is_scored_by_the_choice_of_the_others():
         "y": [[nan, nan, 0.9, 0.1], [0.1, 0.9, nan, nan], [0.4, 0.4, 0.9, 0.1]],
     }
     p = {name: np.stack([one, np.subtract(1, one)], -1) for name, one in columns.items()}
-    inner, outer = {name: one[:2] for name, one in p.items()}, {name: one[2] for name, one in p.items()}
+    *inner, outer = ({name: one[k] for name, one in p.items()} for k in range(3))
     scored, chosen = val.nested_choice(inner, outer, labels, folds)
     assert chosen == ["y", "x"]  # the better one on the other fold, worse on its own
     assert scored[:, 0].tolist() == [0.4, 0.4, 0.3, 0.3]
-    inner["y"][0][0] = 0.5
+    inner[0]["y"][0] = 0.5
     with pytest.raises(ValueError, match="y: the inner predictions of fold 0 reach into its held-out part"):
         val.nested_choice(inner, outer, labels, folds)
-    inner["y"][0][0], inner["y"][0][2] = nan, nan
+    inner[0]["y"][[0, 2]] = nan
     with pytest.raises(ValueError, match="between 0 and 1"):  # an image of the training part is left out
         val.nested_choice(inner, outer, labels, folds)
 
@@ -166,7 +166,7 @@ def test_a_flat_choice_flatters_pure_noise_and_a_nested_one_does_not():
         folds = val.grouped_folds(images, 4, seed)
         parts = [val.inner_folds(images, train, 3, seed) for train, _ in folds]
         outer = {k: val.held_out_probabilities(model, x[k], images, folds) for k in range(20)}
-        inner = {k: [val.held_out_probabilities(model, x[k], images, one) for one in parts] for k in outer}
+        inner = [{k: val.held_out_probabilities(model, x[k], images, one) for k in outer} for one in parts]
         flat.append(min(log_loss(images.labels, p) for p in outer.values()))
         nested.append(log_loss(images.labels, val.nested_choice(inner, outer, images.labels, folds)[0]))
     assert np.mean(flat) < np.log(2) - 0.02 and np.mean(nested) > np.log(2)

@@ -43,14 +43,11 @@ class ViewBatches(keras.utils.PyDataset):
     """Shuffled batches in which each image appears once an epoch, as one of its views drawn at random.
     `views` are [k, n, ...], k views (images or features) of n images; `targets` [n] or [n, classes]. The last
     batch may be smaller. The seed and the epoch alone decide; a seed of None leaves the images in order and
-    shows the first view, as for validation. `restart` begins with the first epoch again."""
+    shows the first view, as for validation."""
 
     def __init__(self, views, targets, batch_size, seed):
         super().__init__()
         self.views, self.targets, self.batch_size, self.seed = views, targets, batch_size, seed
-        self.restart()
-
-    def restart(self):
         self.epoch = -1
         self.on_epoch_end()
 

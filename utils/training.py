@@ -9,7 +9,6 @@ from collections import namedtuple
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import joblib
 import keras
@@ -23,33 +22,23 @@ from .models import logits_model
 # Read at import, so that a file that is edited while a notebook runs does not change what is reused.
 CODE = ("losses.py", "weights.py", "models.py", "features.py", "training.py")
 CODE = [Path(__file__).with_name(name).read_text("utf-8") for name in CODE]
-STARTS = WeakKeyDictionary()  # a model or an optimiser -> the values with which its first fit began
-# A finished fit: Keras' history (metric -> a value an epoch), and the outputs for `inputs`.
-Fitted = namedtuple("Fitted", "history probabilities")
+# A finished fit: Keras' history (metric -> a value an epoch), and the outputs for `inputs` by the weights of
+# the last epoch and by their mean over the last ones (None: not asked for).
+Fitted = namedtuple("Fitted", "history probabilities averaged")
 # The output for each row by the model that held it out (NaN: none did), and a history a fold.
 CrossValidated = namedtuple("CrossValidated", "probabilities histories")
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar for all epochs, which stays; FloatingPointError where a loss is no longer a finite number.
+    """One bar for all epochs, which stays; FloatingPointError where a loss is no longer a finite number."""
 
-    With the fit's `batches` (ViewBatches), a fit that is run again begins where the first one began.
-    """
-
-    def __init__(self, label, batches=None, show=True):
+    def __init__(self, label, show=True):
         super().__init__()
-        self.label, self.batches, self.show = label, batches, show
-        if batches is not None:
-            batches.restart()  # here, for a fit fetches its first batches before it calls anything
+        self.label, self.show = label, show
 
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
         self.bar = tqdm(desc=self.label, total=epochs, unit="epoch", file=sys.stdout, disable=not self.show)
-        self.model.optimizer.build(self.model.trainable_variables)
-        for owner in (self.model, self.model.optimizer) if self.batches is not None else ():
-            now = [keras.ops.convert_to_numpy(variable) for variable in owner.variables]
-            for variable, start in zip(owner.variables, STARTS.setdefault(owner, now), strict=True):
-                variable.assign(start)
 
     def on_epoch_end(self, epoch, logs=None):
         if not np.isfinite([logs["loss"], logs.get("val_loss", 0)]).all():
@@ -59,6 +48,23 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.bar.close()
+
+
+class WeightAverage(keras.callbacks.Callback):
+    """The mean of a model's weights at the ends of its last epochs (Izmailov et al., 2018), as `weights`.
+
+    The moving statistics of batch normalisations are among them. The fit itself is not changed.
+    """
+
+    def __init__(self, last):
+        super().__init__()
+        self.last, self.weights, self.count = last, None, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.params["epochs"] - self.last:
+            now, self.count = self.model.get_weights(), self.count + 1
+            mean = now if self.weights is None else self.weights
+            self.weights = [m + (w - m) / self.count for m, w in zip(mean, now, strict=True)]
 
 
 def speed(model, steps):
@@ -74,9 +80,9 @@ def fit_classifier(build, views, targets, inputs, validation=None, memory=None, 
 
     `build` returns a new model that ends in probabilities and is emptied at the end; `views`, `targets` as
     for `ViewBatches`; `validation` (inputs, targets). Settings: `loss` (from logits), `learning_rate`,
-    `epochs`, `batch_size`, `seed`; `cosine` lets the rate fall to 0, `average_views` takes the mean output of
-    `inputs` [k, m, ...]. With `memory`, from `fit_memory`, a finished fit of the same is reused. MemoryError
-    if a batch does not fit the device.
+    `epochs`, `batch_size`, `seed`, and `average`, over how many last epochs to average the weights, too. With
+    `memory`, from `fit_memory`, a finished fit of the same is reused. MemoryError if a batch does not fit the
+    device.
     """
     model, data, done = build(), (views, targets, inputs, validation), []
 
@@ -105,16 +111,14 @@ def cross_validate(variants, targets, folds, memory=None, progress=True, **setti
     """Fit variants of a classifier on the training part of each fold: dict, name -> CrossValidated.
 
     `variants` map a name to {"build": function, "views": [k, n, ...], and settings that differ}; `folds` are
-    (training rows, held-out rows). What is held out is scored as it is, on its first view, or, with
-    `average_views`, by the mean of the outputs for all its views.
+    (training rows, held-out rows). What is held out is scored as it is, on its first view.
     """
     jobs = [(name, train, rest) for name in variants for train, rest in folds]
 
     def arguments(name, train, rest):
         own = settings | variants[name] | {"targets": targets[train], "memory": memory}
         views, held_out = own["views"], (own["views"][0, rest], targets[rest])
-        inputs = views[:, rest] if own.get("average_views") else held_out[0]
-        return own | {"views": views[:, train], "inputs": inputs, "validation": held_out}
+        return own | {"views": views[:, train], "inputs": held_out[0], "validation": held_out}
 
     out = {name: CrossValidated(np.full(targets.shape, np.nan, "float32"), []) for name in variants}
     results = _fits((arguments(*job) for job in jobs), len(jobs), f"{len(variants)} variants", progress)
@@ -133,11 +137,19 @@ def head_variants(build, views, changes):
     return {name: variant(**change) for name, change in changes.items()}
 
 
-def fit_seeds(build, seeds, views, targets, inputs, validation=None, memory=None, progress=True, **settings):
-    """Fit the same classifier, `build(seed)`, from several seeds: list of Fitted."""
-    settings |= {"views": views, "targets": targets, "inputs": inputs, "validation": validation}
-    jobs = [settings | {"build": partial(build, seed), "seed": seed, "memory": memory} for seed in seeds]
-    return _fits(jobs, len(jobs), f"{len(jobs)} seeds", progress)
+def fit_repeats(build, x, targets, folds, more, seed, memory=None, progress=True, **settings):
+    """Repeat a fit, `build(seed)`, without each of the folds, from seed, seed + 1, and so on: list of Fitted.
+
+    Each has the outputs for the images that its fold holds out, and after them for those of `more`.
+    """
+
+    def arguments(seed, train, rest):
+        own = settings | {"build": partial(build, seed), "seed": seed, "memory": memory}
+        own |= {"views": x[None, train], "targets": targets[train], "validation": (x[rest], targets[rest])}
+        return own | {"inputs": np.concatenate([x[rest], more])}
+
+    jobs = (arguments(seed + k, *fold) for k, fold in enumerate(folds))
+    return _fits(jobs, len(folds), f"{len(folds)} repeats", progress)
 
 
 def fit_memory(cache_dir, fresh=False):
@@ -169,27 +181,29 @@ def _digest(model, data, settings):
     return joblib.hash([text, start, data, settings, CODE, session.describe_machine()])
 
 
-def _train(model, data, *, loss, learning_rate, epochs, batch_size, seed, cosine=False, average_views=False):
+def _train(model, data, *, loss, learning_rate, epochs, batch_size, seed, average=0):
     """A fit, and whether it took all its steps."""
     views, targets, inputs, validation = data
     logits, batches = logits_model(model), ViewBatches(views, targets, batch_size, seed)
     held_out = validation and ViewBatches(validation[0][None], validation[1], max(batch_size, 32), None)
-    steps = epochs * len(batches)
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if cosine else learning_rate
-    optimizer, accuracy = keras.optimizers.Adam(rate), keras.metrics.CategoricalAccuracy("accuracy")
+    optimizer, accuracy = keras.optimizers.Adam(learning_rate), keras.metrics.CategoricalAccuracy("accuracy")
     if model.output_shape[-1] == 1:
         accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
     logits.compile(optimizer, loss, metrics=[accuracy], **speed(logits, len(batches)))
-    options = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": [ProgressBar("", show=False)]}
+    callbacks = [ProgressBar("", show=False), WeightAverage(average)]
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
     try:
         history = logits.fit(batches, validation_data=held_out, **options).history
     except Exception as error:  # each backend has its own class
         if session.out_of_memory(error):  # a smaller batch is another fit, so that it is not chosen here
             raise MemoryError(f"batches of {batch_size} do not fit the device: try a smaller one") from error
         raise
-    whole = int(optimizer.iterations) == steps
+    whole = int(optimizer.iterations) == epochs * len(batches)
     session.release(optimizer.variables)
     for kept in (batches, held_out or batches):  # TensorFlow keeps the generators that read them
         kept.views = kept.targets = None
-    shown = inputs if average_views else [inputs]
-    return Fitted(history, np.mean([apply(model, x) for x in shown], axis=0)), whole
+    last, averaged = apply(model, inputs), None
+    if callbacks[1].weights:
+        logits.set_weights(callbacks[1].weights)
+        averaged = apply(model, inputs)
+    return Fitted(history, last, averaged), whole

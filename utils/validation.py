@@ -85,15 +85,15 @@ def mixtures(probabilities):
 
 def nested_choice(inner, outer, labels, folds):
     """Choose by the lowest log loss anew in every outer fold: no image is scored that took part in a choice.
-    inner: name -> [n, k] of each fold, held out within its training part and NaN elsewhere; outer: name ->
-    [n, k], held out by `folds`. Returns Nested: probabilities [n, k], names by fold."""
+    inner: of each fold a dict, name -> [n, k], held out within its training part and NaN elsewhere; outer:
+    name -> [n, k], held out by `folds`. Returns Nested: probabilities [n, k], names by fold."""
     probabilities, chosen = np.full(np.shape(next(iter(outer.values()))), np.nan), []
     for k, (train, rest) in enumerate(folds):
         losses = {}
         for name in outer:
-            if np.isfinite(inner[name][k][rest]).any():
+            if np.isfinite(inner[k][name][rest]).any():
                 raise ValueError(f"{name}: the inner predictions of fold {k} reach into its held-out part")
-            losses[name] = image_losses(labels[train], inner[name][k][train]).mean()
+            losses[name] = image_losses(labels[train], inner[k][name][train]).mean()
         chosen.append(min(losses, key=losses.get))
         probabilities[rest] = outer[chosen[-1]][rest]
     return Nested(probabilities, chosen)
