@@ -105,6 +105,23 @@ def test_a_mobilenet_moves_its_statistics_by_the_momentum_and_in_training_only(i
     np.testing.assert_allclose(np.array(norm.moving_mean), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_fused_normalisation_is_keras_own(trainable):
+    """The output, and all weights after steps of training: gradients and moving statistics agree."""
+    rng, found = np.random.default_rng(0), []
+    x, y = (rng.normal(3, 2, (4, 5, 6, 7)).astype("float32") for _ in range(2))
+    start = [rng.uniform(0.5, 2, 7) for _ in range(4)]
+    for kind in (keras.layers.BatchNormalization, models.FusedBatchNormalization):
+        model = keras.Sequential([keras.Input(x.shape[1:]), norm := kind(momentum=0.7, trainable=trainable)])
+        norm.set_weights(start)
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        losses = [model.train_on_batch(x, y) for _ in range(3)]
+        found.append([*losses, model.predict_on_batch(x), *norm.get_weights()])
+    for keras_own, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=1e-5)
+    assert np.allclose(found[1][-4:], start) != trainable
+
+
 # Preprocessing and scale
 
 

@@ -1,8 +1,6 @@
 """Chest phantoms, drawn: stand-ins for the course's radiographs where those cannot be had.
-
 Imports files of ours. A phantom follows the rough anatomy and signs of a frontal chest X-ray. It is NOT a
-radiograph: it comes from no patient, and no score measured on it says anything about the real task.
-"""
+radiograph: it comes from no patient, and no score measured on it says anything about the real task."""
 
 import hashlib
 from itertools import product
@@ -98,9 +96,7 @@ def _finding(sign, rng, u, v, lateral, lungs):
 
 def render_phantom(sign, rng, size=256, patient=None):
     """Draw a frontal chest phantom: uint8 [size, size], dense tissue bright; `patient` seeds the anatomy.
-
-    Phantoms from equally seeded generators share patient, pose, exposure and noise: only the sign differs.
-    """
+    Phantoms from equally seeded generators share patient, pose, exposure and noise: only the sign differs."""
     if sign not in SIGNS or size < 64:
         raise ValueError(f"no phantom {sign!r} of {size} pixels: {', '.join(SIGNS)}, 64 or more")
     # Own streams: what a sign draws must not shift pose, exposure or noise, or these would tell the class.
@@ -117,10 +113,8 @@ def render_phantom(sign, rng, size=256, patient=None):
 
 def write_phantoms(root, seed=542, size=256, n_jobs=2):
     """Write the course's folder layout with phantoms below `root`, whole or not at all, and return its Path.
-
     Its name tells seed, size and this module's version: an older drawing is never taken for it. A pneumonia
-    patient may have several images, in `train` or in `test`.
-    """
+    patient may have several images, in `train` or in `test`."""
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     target, rng, plan, patient = Path(root, f"{seed}-{size}-{version}"), np.random.default_rng(seed), {}, 0
     for split, sign in product(COUNTS, SIGNS):

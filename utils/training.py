@@ -1,7 +1,6 @@
 """Fits: of one classifier, on folds, of variants and from seeds; finished ones are reused.
-
-May import: session, losses, weights, models, features. `with joblib.parallel_config(backend="dask"):` around
-a call spreads its fits over a cluster, `"loky"` with `n_jobs` over processes, with the same results."""
+Imports session, models and features of ours. `with joblib.parallel_config(backend="dask"):` around a call
+spreads its fits over a cluster, `"loky"` with `n_jobs` over processes, with the same results."""
 
 import sys
 import warnings
@@ -52,9 +51,7 @@ class ProgressBar(keras.callbacks.Callback):
 
 class WeightAverage(keras.callbacks.Callback):
     """The mean of a model's weights at the ends of its last epochs (Izmailov et al., 2018), as `weights`.
-
-    The moving statistics of batch normalisations are among them. The fit itself is not changed.
-    """
+    The moving statistics of batch normalisations are among them. The fit itself is not changed."""
 
     def __init__(self, last):
         super().__init__()
@@ -77,13 +74,10 @@ def speed(model, steps):
 
 def fit_classifier(build, views, targets, inputs, validation=None, memory=None, **settings):
     """Build a classifier, train it with Adam, and apply it to `inputs`: Fitted.
-
     `build` returns a new model that ends in probabilities and is emptied at the end; `views`, `targets` as
     for `ViewBatches`; `validation` (inputs, targets). Settings: `loss` (from logits), `learning_rate`,
     `epochs`, `batch_size`, `seed`, and `average`, over how many last epochs to average the weights, too. With
-    `memory`, from `fit_memory`, a finished fit of the same is reused. MemoryError if a batch does not fit the
-    device.
-    """
+    `memory`, from `fit_memory`, a finished fit of the same is reused."""
     model, data, done = build(), (views, targets, inputs, validation), []
 
     def fit(key):
@@ -109,10 +103,8 @@ def fit_classifier(build, views, targets, inputs, validation=None, memory=None, 
 
 def cross_validate(variants, targets, folds, memory=None, progress=True, **settings):
     """Fit variants of a classifier on the training part of each fold: dict, name -> CrossValidated.
-
     `variants` map a name to {"build": function, "views": [k, n, ...], and settings that differ}; `folds` are
-    (training rows, held-out rows). What is held out is scored as it is, on its first view.
-    """
+    (training rows, held-out rows). What is held out is scored as it is, on its first view."""
     jobs = [(name, train, rest) for name in variants for train, rest in folds]
 
     def arguments(name, train, rest):
@@ -139,9 +131,7 @@ def head_variants(build, views, changes):
 
 def fit_repeats(build, x, targets, folds, more, seed, memory=None, progress=True, **settings):
     """Repeat a fit, `build(seed)`, without each of the folds, from seed, seed + 1, and so on: list of Fitted.
-
-    Each has the outputs for the images that its fold holds out, and after them for those of `more`.
-    """
+    Each has the outputs for the images that its fold holds out, and after them for those of `more`."""
 
     def arguments(seed, train, rest):
         own = settings | {"build": partial(build, seed), "seed": seed, "memory": memory}
@@ -192,12 +182,7 @@ def _train(model, data, *, loss, learning_rate, epochs, batch_size, seed, averag
     logits.compile(optimizer, loss, metrics=[accuracy], **speed(logits, len(batches)))
     callbacks = [ProgressBar("", show=False), WeightAverage(average)]
     options = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
-    try:
-        history = logits.fit(batches, validation_data=held_out, **options).history
-    except Exception as error:  # each backend has its own class
-        if session.out_of_memory(error):  # a smaller batch is another fit, so that it is not chosen here
-            raise MemoryError(f"batches of {batch_size} do not fit the device: try a smaller one") from error
-        raise
+    history = logits.fit(batches, validation_data=held_out, **options).history
     whole = int(optimizer.iterations) == epochs * len(batches)
     session.release(optimizer.variables)
     for kept in (batches, held_out or batches):  # TensorFlow keeps the generators that read them
