@@ -131,7 +131,7 @@ def vgg(task, images, targets, rows, rest, epochs, measured, speed):
     settings = dict(zip(("loss", "learning_rate", "epochs"), (*SETTINGS[task][1:3], epochs), strict=True))
     held_out, settings = (views[0, rest], targets[rest]), settings | {"batch_size": BATCH_SIZE, "seed": SEED}
     began = time.perf_counter()
-    ours, _ = training.fit_classifier(head, views[:, rows], targets[rows], views[0, :0], held_out, **settings)
+    ours = training.fit_classifier(head, views[:, rows], targets[rows], views[0, :0], held_out, **settings)
     seconds, memory = time.perf_counter() - began, peak_memory()
     traffic = PASSES * 4 * head().count_params() * steps
     course, laps = fit_whole(compiled(task, model), images, targets, rows, rest, measured)
@@ -142,7 +142,7 @@ def vgg(task, images, targets, rows, rest, epochs, measured, speed):
         ("ours", once + seconds, 1, memory, step),
         ("floor", once + traffic / speed, 1, np.nan, f"a copy moves {speed / 1e9:.0f} GB/s"),
     ]
-    return table, [(course[name][-1], ours[name][measured - 1]) for name in ("loss", "val_loss")]
+    return table, [(course[name][-1], ours.history[name][measured - 1]) for name in ("loss", "val_loss")]
 
 
 def mobilenet(images, targets, rows, epochs, measured):

@@ -255,7 +255,8 @@ def test_variant_table_compares_each_with_the_reference():
     assert list(table["report"]) == ["", "a little worse", ""]
     assert list(table["gained"]) == ["", 0, 1] and list(table["lost"]) == ["", 10, 1]
     assert table["p"].tolist()[1:] == [pytest.approx(4 / 2**10), 1]
-    assert list(table["outcome"]) == ["", "worse", "no difference shown"]
+    assert list(table["by accuracy"]) == ["", "worse", "no difference shown"]
+    assert list(table["by loss"]) == ["", "worse", "no difference shown"]
     assert table.loc["report's", "accuracy"] == str(ev.patient_accuracy(np.arange(40) < 39, patients))
     assert table.loc["report's", "loss"] == f"{ev.image_losses(labels, reference).mean():.4f}"
     losses = [ev.image_losses(labels, p) for p in (worse, reference)]

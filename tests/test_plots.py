@@ -108,7 +108,7 @@ def test_an_image_of_ones_own_gets_an_answer_and_heat_only_if_it_is_accepted(acc
     sheet = plots.own_sheet(own, np.ones((1, 4, 8)), p, known, FOUR).axes[:4]
     answer = "Bacterial (0.90)" if accepted else "refused"
     near = [f"near it:\n{title}" for title in ("Viral pneumonia", "COVID-19", "Normal")]
-    assert [ax.get_title() for ax in sheet] == [f"your image:\n{answer}", *near]
+    assert [ax.get_title() for ax in sheet] == [f"this image:\n{answer}", *near]
     assert [ax.images[0].get_array()[0, 0] for ax in sheet] == [99, 7, 0, 3]
     assert [ax.images[1].get_array().max() for ax in sheet] == [accepted, 0, 0, 0]
 

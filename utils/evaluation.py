@@ -166,5 +166,7 @@ def variant_table(probabilities, labels, patients, reference, claims):
     for (name, (gained, lost, _)), p in zip(tests.items(), holm([t[2] for t in tests.values()]), strict=True):
         gap = paired_difference(losses[name], losses[reference], patients, 1 - 0.05 / len(tests))
         rows[name] |= {"gained": gained, "lost": lost, "p": p, "loss difference": f"{gap:+}"}
-        rows[name]["outcome"] = "no difference shown" if p >= 0.05 else "better" if gained > lost else "worse"
+        same = "no difference shown"
+        rows[name]["by accuracy"] = same if p >= 0.05 else "better" if gained > lost else "worse"
+        rows[name]["by loss"] = "better" if gap.high < 0 else "worse" if gap.low > 0 else same
     return pd.DataFrame(rows).T.fillna("")

@@ -142,11 +142,11 @@ def captions(p, image_set):
     return [f"true: {titles[k]}\n{text}" for k, text in zip(image_set.labels, called, strict=True)]
 
 
-def own_sheet(own, heat, p, known, train_set, whose="your image"):
+def own_sheet(own, heat, p, known, train_set):
     """An image [1, h, w, 3] with its answer and heat, or refused, beside its nearest ones."""
     near = train_set.subset(known.neighbours)
     answer = captions(p, near.subset([0]))[0].split("\n")[1] if known.accepted else "refused"
-    titles = [f"{whose}:\n{answer}", *(f"near it:\n{near.titles[k]}" for k in near.labels)]
+    titles = [f"this image:\n{answer}", *(f"near it:\n{near.titles[k]}" for k in near.labels)]
     heat = np.concatenate([heat * known.accepted, np.zeros((len(near), *heat.shape[1:]))])
     return overlay_sheet(np.concatenate([own, near.images]), heat, titles, 4)
 

@@ -51,6 +51,7 @@ def prepare_keras(seed):
         model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
     keras.utils.set_random_seed(seed)
     # A CPU repeats bit for bit as it is, and under this switch Keras leaves out XLA: twice the time of a fit.
+    # On a GPU the gradient of a depthwise convolution needs TensorFlow 2.10 and cuDNN 7.6.3, else it raises.
     if BACKEND == "tensorflow" and has_gpu():
         tf.config.experimental.enable_op_determinism()
 

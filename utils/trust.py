@@ -102,19 +102,19 @@ def shortcuts(train_set, test_set, root):
     return found
 
 
-def pool(base, images):
-    """Mean and maximum over places of a base's output [n, h, w, d]: float32 [n, 2 d]."""
-    maps = frozen_features(base, images, progress=False)
+def pool(maps):
+    """Mean and maximum over places of what a base gives, [n, h, w, d]: [n, 2 d]."""
     return np.hstack([maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))])
 
 
-def probes(base, train_set, test_set, name):
-    """The same as `shortcuts`, for a linear probe on what a base sees with and without the lungs."""
-    lungs, found = lung_mask(*train_set.images.shape[1:3]), {}
-    names = ("everything", "lungs blacked out", "lungs alone")
-    for seen, black in zip(names, (lungs & False, lungs, ~lungs), strict=True):
+def probes(base, train_set, test_set, pooled, name):
+    """The same as `shortcuts`, for a linear probe on what a base sees with and without the lungs.
+    pooled: (`pool` of its maps of the training images, of the test images)."""
+    lungs, found = lung_mask(*train_set.images.shape[1:3]), {f"{name}, everything": (*pooled, linear_probe())}
+    for seen, black in {"lungs blacked out": lungs, "lungs alone": ~lungs}.items():
         parts = (np.where(black[..., None], np.uint8(0), part.images) for part in (train_set, test_set))
-        found[f"{name}, {seen}"] = (*(pool(base, images) for images in parts), linear_probe())
+        masked = (pool(frozen_features(base, images, progress=False)) for images in parts)
+        found[f"{name}, {seen}"] = (*masked, linear_probe())
     return found
 
 
@@ -137,10 +137,10 @@ class OwnImageError(ValueError):
 
 
 def find_image(requested, example):
-    """(Path, whether it is the reader's own) of an X-ray; any text that names none is an OwnImageError."""
+    """The Path of the reader's X-ray, or, of no text, of an example; else an OwnImageError."""
     text = (requested or "").strip().strip("\"'")  # Windows copies a path with quotes
     if not text:
-        return Path(example), False
+        return Path(example)
     if text.lower() == "upload" and (colab := sys.modules.get("google.colab")):
         text = next(iter(colab.files.upload()), text)
     try:
@@ -148,7 +148,7 @@ def find_image(requested, example):
     except (OSError, ValueError) as error:  # also of text that no path can be
         message = f"{error} Set IMAGE to the path of a picture, or on Colab to 'upload'."
         raise OwnImageError(message.encode("utf-8", "backslashreplace").decode()) from error
-    return path, True
+    return path
 
 
 def familiarity(train_features, patients, features_of_one):
