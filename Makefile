@@ -46,11 +46,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check --line-length 88 $(NOTEBOOKS)
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 notebooks: $(VENV)/.installed-dev
-	XRAY_DATA=phantom XRAY_WEIGHTS=none XRAY_PROFILE=quick $(BIN)/python -m pytest --nbval-lax \
-		--nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
+	XRAY_DATA=phantom XRAY_WEIGHTS=none XRAY_PROFILE=quick $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(NOTEBOOKS)
 
 report: $(VENV)/.installed-dev
 	@$(BIN)/python tools/report.py
