@@ -19,6 +19,8 @@ class Interval(namedtuple("Interval", "value low high")):
 
 def wilson(k, n, confidence=0.95):
     """The proportion k of n with its score interval (Wilson, 1927)."""
+    if not 0 <= k <= n or n < 1:  # not every version of SciPy asks
+        raise ValueError(f"{k} of {n} must be a proportion")
     interval = stats.binomtest(int(k), int(n)).proportion_ci(confidence, method="wilson")
     return Interval(float(k / n), float(interval.low), float(interval.high))
 

@@ -35,7 +35,7 @@ try:
         if BACKEND not in ("tensorflow", "jax") or [*map(int, version.split(".")[:2])] < [3, 10]:
             raise ImportError(f"this is version {version} on {BACKEND}")
         tf, jax = map(sys.modules.get, ("tensorflow", "jax"))  # Keras has imported the one that it uses
-except (ImportError, ValueError) as error:  # also of a backend that is not installed, and of a bad keras.json
+except (ImportError, ValueError, AssertionError) as error:  # also of a missing backend, a bad keras.json
     remedy = "use tensorflow or jax (KERAS_BACKEND, ~/.keras/keras.json) with keras>=3.10, and start again."
     raise RuntimeError(f"Keras cannot be used: {error}. Remedy: {remedy}") from error
 keras.config.set_image_data_format("channels_last")  # here, for joblib's workers need it, whatever keras.json
