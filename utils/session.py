@@ -37,7 +37,8 @@ try:
         tf, jax = map(sys.modules.get, ("tensorflow", "jax"))  # Keras has imported the one that it uses
 except (ImportError, ValueError, AssertionError) as error:  # also of a missing backend, a bad keras.json
     remedy = "use tensorflow or jax (KERAS_BACKEND, ~/.keras/keras.json) with keras>=3.10, and start again."
-    raise RuntimeError(f"Keras cannot be used: {error}. Remedy: {remedy}") from error
+    why = str(error) or "keras.json has a value that it does not know, perhaps as floatx"
+    raise RuntimeError(f"Keras cannot be used: {why}. Remedy: {remedy}") from error
 keras.config.set_image_data_format("channels_last")  # here, for joblib's workers need it, whatever keras.json
 keras.config.set_floatx("float32")
 keras.config.set_dtype_policy("float32")
