@@ -123,7 +123,7 @@ class Clock:
 def show(frame, title="", failed=(), reference=False):
     """Display a table under its source's title, if any; a reference run may stop where something `failed`."""
     pd.set_option("display.max_colwidth", None)  # nothing is cut off
-    display(*[Markdown(f"**{title}**")] if title else (), frame)
+    display(*[Markdown(f"**{title.strip()}**")] if title else (), frame)
     if failed and reference and os.environ.get("XRAY_REGRESS") == "1":
         raise AssertionError("\n".join(["This reference run differs from the committed one:", *failed]))
 
