@@ -75,8 +75,11 @@ def test_run_tells_its_way_and_regress_ends_with_a_table(execute):
 
 
 def test_failing_cell_is_written_in_its_place(execute):
-    done, cells = execute([new_code_cell(text) for text in ("print(1)", "raise OSError('no lung')", "1")])
+    cells = [new_code_cell(text) for text in ("print(1)", "raise OSError('no lung')", "1")]
+    cells[2].outputs, cells[2].metadata = [new_output("stream", text="99 %")], {"tags": ["summary"]}
+    done, cells = execute(cells)
     assert done.returncode == 1 and "no lung" in done.stderr and "out/small.ipynb shows where" in done.stderr
+    assert "99 %" not in done.stdout
     assert [len(cell.outputs) for cell in cells] == [1, 1, 0] and cells[1].outputs[0].evalue == "no lung"
 
 

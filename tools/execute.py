@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
+from nbconvert.preprocessors import ClearOutputPreprocessor, CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = [ROOT / "Task1_binary.ipynb", ROOT / "Task2_multiclass.ipynb"]
@@ -124,6 +124,7 @@ def run(path, options):
     old, failed, traits = copy.deepcopy(notebook), False, {"kernel_name": "python3", "timeout": None}
     traits |= {"resources": {"metadata": {"path": str(path.parent)}}, "extra_arguments": QUIET}
     traits |= {"on_cell_start": sections.begin, "on_cell_executed": sections.tell}
+    ClearOutputPreprocessor().preprocess(notebook, {})  # else a failed run shows an earlier one
     print(f"\n{path.name}", flush=True)
     try:
         NotebookClient(notebook, **traits).execute()
