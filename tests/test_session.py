@@ -107,13 +107,6 @@ def test_description_of_the_machine_is_one_line_with_versions_and_backend():
     assert ("no GPU" in line) == (not session.has_gpu())
 
 
-def test_a_full_device_is_told_from_other_errors():
-    error = type("XlaRuntimeError", (RuntimeError,), {})  # JAX's; TensorFlow's has a class of its own
-    assert session.out_of_memory(error("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))
-    assert session.out_of_memory(type("ResourceExhaustedError", (Exception,), {})("OOM when allocating"))
-    assert not session.out_of_memory(error("INVALID_ARGUMENT: wrong shape"))
-
-
 def test_gradient_is_that_of_calculus_and_zero_of_what_does_not_depend_on_x():
     x = np.array([[1.0, -2.0], [0.5, 3.0]], "float32")
     slope = session.gradient(

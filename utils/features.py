@@ -1,12 +1,10 @@
-"""What a network sees and gives: batches of views, and features of a frozen base. Imports session of ours."""
+"""What a network sees and gives: batches of views, and features of a frozen base. Imports nothing of ours."""
 
 import sys
 
 import keras
 import numpy as np
 from tqdm import tqdm
-
-from .session import out_of_memory
 
 
 def frozen_features(base, images, batch_size=16, label="features", progress=True):
@@ -18,7 +16,7 @@ def frozen_features(base, images, batch_size=16, label="features", progress=True
             try:
                 batch = base.predict_on_batch(images[start : start + batch_size])
             except Exception as error:  # each backend has its own class
-                if not out_of_memory(error):
+                if not ("RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__):
                     raise
                 if batch_size == 1:
                     raise MemoryError(f"{base.name} does not fit the device, even with one image") from error

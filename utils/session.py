@@ -45,14 +45,14 @@ keras.config.set_dtype_policy("float32")
 
 
 def prepare_keras(seed):
-    """Seed Python, NumPy and the backend, and compile a first model, at which XLA prints notes."""
+    """Seed Python, NumPy and the backend, and train a first model, at which its runtime prints notes."""
     with quiet_startup():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        model.compile(loss="mse", jit_compile=True)
+        model.compile(loss="mse")
         model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
     keras.utils.set_random_seed(seed)
-    # A CPU repeats bit for bit as it is, and under this switch Keras leaves out XLA: twice the time of a fit.
-    # On a GPU the gradient of a depthwise convolution needs TensorFlow 2.10 and cuDNN 7.6.3, else it raises.
+    # A CPU repeats bit for bit as it is. On a GPU the switch turns XLA off, too, and the gradient of a
+    # depthwise convolution raises unless TensorFlow is at least 2.10 and cuDNN 7.6.3.
     if BACKEND == "tensorflow" and has_gpu():
         tf.config.experimental.enable_op_determinism()
 
@@ -69,11 +69,6 @@ def describe_machine():
         gpu = tf.config.experimental.get_device_details(first).get("device_name", "GPU")
     backend = f"{BACKEND} {sys.modules[BACKEND].__version__}, {gpu}, {os.cpu_count()} CPU cores"
     return f"Python {sys.version.split()[0]}, Keras {keras.__version__} on {backend}"
-
-
-def out_of_memory(error):
-    """Whether an exception means that a device has no memory left; each backend has its own class for it."""
-    return "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def gradient(function, x):
