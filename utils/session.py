@@ -112,7 +112,8 @@ class Clock:
         return (time.perf_counter() - self.began) / 60
 
     def table(self):
-        return pd.DataFrame({"seconds": pd.Series(self.laps).round(1)})
+        laps = self.laps | {"all so far": 60 * self.minutes()}
+        return pd.DataFrame({"seconds": pd.Series(laps).round(1)})
 
 
 def show(frame, title="", failed=(), reference=False):
