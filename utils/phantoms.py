@@ -90,7 +90,7 @@ def _finding(sign, rng, u, v, lateral, lungs):
     else:  # a net of thin lines (zero crossings of smooth noise), denser towards the hila; or nothing
         near = np.exp(-(((lateral - 0.2) / 0.3) ** 2))
         finding = (sign == "pneumonia_vir") * (0.08 * near + (0.14 + 0.22 * near) * net)
-    finding = r(0.7, 1) * finding * lungs
+    finding = r(1, 1.4) * finding * lungs
     return finding - lungs * finding.sum() / lungs.sum()
 
 
