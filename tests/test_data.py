@@ -320,11 +320,11 @@ def test_the_external_set_in_step_from_a_folder_or_a_download(tmp_path, planted,
         assert note == f"Images: {kind}; {counts}; 4 of 4 verified by hash"
         if kind == "download":
             server.pages.clear()
-    write(tmp_path, pictures("external/covid/own.png 50"))
-    assert "folder external; 1 covid; 0 more" in outside(tmp_path)[1]  # before the download
+    write(tmp_path, pictures("external/covid/own.png 50, external/normal/own.png 51"))
+    assert "folder external; 1 covid, 1 normal; 0 more" in outside(tmp_path)[1]  # before the download
 
 
-KEPT = [  # what the folder holds besides a normal image, the patients that stay, what is said
+KEPT = [  # what the folder holds besides an image of each, the patients that stay, what is said
     ("covid/a.day0.jpg 11, covid/y.png 20", ["covid_900"] * 2, "0 more left out"),
     ("normal/00000123_004.png 1, normal/00000123_005.png 2", ["nih_00000123"] * 2, "0 more left out"),
     ("covid/x.png 2, covid/y.jpe 2", [f"sha_{git_blob_sha1(picture(2))[:12]}"] * 2, "0 more left out"),
@@ -332,8 +332,9 @@ KEPT = [  # what the folder holds besides a normal image, the patients that stay
     ("covid/renamed.png 99, covid/a.day0.jpg 99", [], "2 more left out"),
     ("covid/seen.jpg 98, pneumonia/person7_bacteria_9.jpeg 97", [], "2 more left out"),
     ("covid/a.dcm 1, covid/desktop.ini 3, normal/x.png 1", None, "holds no image in (1): covid"),
-    ("covid/renamed.png 99, pneumonia/a.png 1", None, "no covid/ or normal/ but of the challenge's"),
-    ("a.png 1", None, "no covid/ or normal/"),
+    ("covid/renamed.png 99, pneumonia/a.png 1", None, "covid/ or normal/ has none"),
+    ("normal/a.png 1", None, "covid/ or normal/ has none but the challenge's"),
+    ("a.png 1", None, "covid/ or normal/ has none"),
     ("bacterial/a.png 1, normal/a.png 1", None, "another folder (1): bacterial"),
 ]
 
@@ -344,8 +345,9 @@ def test_who_belongs_to_the_external_set(added, patients, words, tmp_path, plant
         with pytest.raises(DataError, match=f"{re.escape(words)}.*Remedy: set XRAY_EXTERNAL"):
             outside(tmp_path, pictures(added))
         return
-    images, note = outside(tmp_path, pictures(f"normal/zz.png 200, {added}"))
-    assert images.patients[images.files != "normal/zz.png"].tolist() == patients and words in note
+    images, note = outside(tmp_path, pictures(f"normal/zz.png 200, covid/zz.png 201, {added}"))
+    others = ~np.char.endswith(images.files, "/zz.png")
+    assert images.patients[others].tolist() == patients and words in note
 
 
 def test_an_original_of_a_patient_of_the_challenge_is_left_out_by_its_copy(tmp_path, planted):

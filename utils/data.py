@@ -19,7 +19,7 @@ CLASS_TITLES = dict(
 )
 TASK_CLASSES = {"two": ("covid", "normal"), "all": tuple(CLASS_TITLES)}  # alphabetical, as the labels
 REMEDY = "Remedy: set XRAY_DATA to a folder with two/ and all/ (train/ and test/ in each), or to phantom."
-EXTERNAL_REMEDY = "Remedy: set XRAY_EXTERNAL to a folder with covid/ or normal/ (and pneumonia/), or to none."
+EXTERNAL_REMEDY = "Remedy: set XRAY_EXTERNAL to a folder with covid/, normal/ (and pneumonia/), or to none."
 MAIN = "https://github.com/randreas/Covid-Classification/archive/3bebabca8840c9d4227d75d6cac86ac9d69c06d1.zip"
 COPY = "https://github.com/jgj98/Covid-19-Neural-Network/archive/7569ced49911d2deeb97859f127a1763205c6f4d.zip"
 OZTURK = "https://github.com/muhammedtalo/COVID-19/archive/11f2ec7edd3a298b4a6081605ec7b458cc770fae.zip"
@@ -217,8 +217,8 @@ def load_external(requested, size=224, cache_dir=None, local="external", downloa
     # By patient and name as well: 22 of the originals are the challenge's, cropped anew.
     banned = {x for path, known in read_manifest().items() for x in (*known, Path(path).stem)}
     images = _load(root, list(hashes), hashes, known | dict(originals.values()), size, progress, banned)
-    if set(images.class_names) <= {"pneumonia"}:
-        raise DataError(f"{root}: no covid/ or normal/ but of the challenge's patients. {EXTERNAL_REMEDY}")
+    if images.class_names[:2] != ("covid", "normal"):
+        raise DataError(f"{root}: covid/ or normal/ has none but the challenge's patients. {EXTERNAL_REMEDY}")
     counts = ", ".join(f"{np.sum(images.labels == k)} {name}" for k, name in enumerate(images.class_names))
     left_out = f"{len(hashes) - len(images)} more left out as images or patients of the challenge"
     return images, Source(root, kind, [counts, left_out, *_notes(root, hashes, originals, classes)]).banner()
