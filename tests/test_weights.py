@@ -3,17 +3,21 @@
 import contextlib
 import http.server
 import os
+import socket
 import socketserver
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from utils import weights
 from utils.weights import load_backbone_weights, read_weight_file, weight_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,6 +205,22 @@ def test_a_server_that_cannot_be_reached_is_asked_once_and_a_broken_file_named(t
     for note, said in zip(notes, FAULTS, strict=True):
         assert note.startswith("Keras' ImageNet weights could not be downloaded (") and said in note
     assert "Keras' own weights cannot be read" in broken and "Remedy: delete MobileNet's file" in broken
+
+
+def test_threads_that_load_leave_output_and_time_limit_as_they_were(monkeypatch, tmp_path):
+    def slow(**_):
+        time.sleep(0.2)
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(weights, "UNREACHED", {})
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    before = sys.stdout, socket.getdefaulttimeout()
+    for name in ("VGG16", "VGG19"):
+        monkeypatch.setattr(keras.applications, name, slow)
+    with ThreadPoolExecutor(2) as pool:
+        reports = [*pool.map(partial(load_backbone_weights, []), ("VGG16", "VGG19"))]
+    assert ["gone" in report.note for report in reports] == [True, True]
+    assert (sys.stdout, socket.getdefaulttimeout()) == before
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import socket
+import threading
 from collections import namedtuple
 from http.client import HTTPException
 from pathlib import Path
@@ -15,6 +16,7 @@ from .session import user_path
 
 SILENCE = 30  # seconds without a byte from Keras' server, after which it is given up
 UNREACHED = {}  # architecture -> why its download failed: each is tried once a process
+ONE = threading.Lock()  # one thread at a time, for stdout and the time limit are the whole process's
 
 
 class WeightReport(namedtuple("WeightReport", "architecture source pretrained initialised note")):
@@ -86,7 +88,7 @@ def _key(layer, variable):
 
 def _from_keras(architecture):
     """Keras' own weights by `layer/variable`, their source and no note; or none, and the reason as note."""
-    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):  # a report follows
+    with ONE, contextlib.ExitStack() as stack, contextlib.redirect_stdout(io.StringIO()):  # a report follows
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(SILENCE)
         with contextlib.suppress(ImportError, OSError):  # Windows, or a folder that Keras cannot use either
