@@ -41,7 +41,8 @@ def device():
     if session.has_gpu():
         return session.describe_machine().split(", ")[-2]
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1] for line in info.read_text().split("\n") if line.startswith("model name")]
+    text = info.read_text() if info.is_file() else ""  # Linux alone has it
+    names = [line.split(":", 1)[1] for line in text.split("\n") if line.startswith("model name")]
     return f"{(names or [platform.processor()])[0].strip()}, {os.cpu_count()} cores"
 
 

@@ -48,11 +48,10 @@ def prepare_keras(seed):
     """Seed Python, NumPy and the backend, and train a first model, at which its runtime prints notes."""
     with quiet_startup():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        model.compile(loss="mse")
+        model.compile(loss="mse", jit_compile=False)
         model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
     keras.utils.set_random_seed(seed)
-    # A CPU repeats bit for bit as it is. On a GPU the switch turns XLA off, too, and the gradient of a
-    # depthwise convolution raises unless TensorFlow is at least 2.10 and cuDNN 7.6.3.
+    # A CPU repeats bit for bit. On a GPU this turns XLA off, too; depthwise gradients then need cuDNN 7.6.3.
     if BACKEND == "tensorflow" and has_gpu():
         tf.config.experimental.enable_op_determinism()
 

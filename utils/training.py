@@ -1,6 +1,6 @@
 """Fits: of one classifier, on folds, of variants and from seeds; finished ones are reused.
 Imports session, models and features of ours. `with joblib.parallel_config(backend="dask"):` around a call
-spreads its fits over a cluster, `"loky"` with `n_jobs` over processes, with the same results."""
+spreads its fits over a cluster, `"loky"` with `n_jobs` over processes; on a CPU with the same results."""
 
 import sys
 import warnings
@@ -29,8 +29,7 @@ CrossValidated = namedtuple("CrossValidated", "probabilities histories")
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras' Adam; TensorFlow's one kernel for it updates a variable in one pass over memory, which is what a
-    head's step waits for: it takes half the time. For dense gradients, and without AMSGrad."""
+    """Keras' Adam (dense, no AMSGrad) by TensorFlow's one kernel: a head's step takes half the time."""
 
     def update_step(self, gradient, variable, learning_rate):
         if session.BACKEND != "tensorflow":
