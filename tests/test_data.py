@@ -240,7 +240,7 @@ GOOD = zipped({"top\\x.png": b"first file", "top/y": b"second file", "top/z": b"
 
 def fetch(server, cache, *names, progress=False):
     urls = [f"http{'s' * (name == 'TLS')}://{server.address}/{name}" for name in names]
-    return fetch_files(cache / "challenge", MANIFEST, urls, "It", "wait.", progress)
+    return fetch_files(cache / "challenge", MANIFEST, urls, "It", "Remedy: wait.", progress)
 
 
 def test_an_archive_gives_the_manifest_s_files_wherever_they_lie(server, tmp_path, capsys):

@@ -162,5 +162,5 @@ def fetch_files(target, manifest, sources, what, remedy, progress=True):
             return target
         except Exception as error:  # on broken bytes zipfile and its decompressors raise nearly anything
             reasons.append(f"\n  - {url.split('/archive/')[0]}: {_why(error)}")
-    why = "".join([*reasons, "\nRemedy: check the connection and run again, or ", remedy])
-    raise DownloadError(f"{what} could not be downloaded:{why}")
+    reasons.append(f"\nRemedy: check the connection and run again, or {remedy.removeprefix('Remedy: ')}")
+    raise DownloadError(f"{what} could not be downloaded:{''.join(reasons)}")
