@@ -1,0 +1,158 @@
+"""Comparisons against hand counts, and against all draws there are."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from pytest import approx
+
+from utils.comparisons import (
+    McNemar,
+    comparison_table,
+    holm,
+    mcnemar,
+    sign_flip_test,
+    verdict,
+)
+from utils.intervals import proportion
+from utils.scores import image_losses
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [
+        (5, 0, 2 / 2**5),
+        (0, 5, 2 / 2**5),
+        (9, 2, 2 * (1 + 11 + 55) / 2**11),
+        (3, 3, 1),
+        (0, 0, 1),
+    ],
+)
+def test_mcnemar_by_hand(only_a, only_b, p):
+    """Two-sided: twice the binomial tail of the smaller number."""
+    both = [True] * 4
+    right_a = both + [True] * only_a + [False] * only_b
+    right_b = both + [False] * only_a + [True] * only_b
+    test = mcnemar(right_a, right_b)
+    assert test == McNemar(only_a, only_b, approx(p))
+
+
+@pytest.mark.parametrize(
+    ("p", "adjusted"),
+    [
+        # 4 × 0.005, 3 × 0.01 and 2 × 0.03; 1 × 0.04 must not be smaller.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.6], [1, 1]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p, adjusted):
+    assert holm(p).tolist() == approx(adjusted)
+
+
+def test_sign_flips_equal_all_flips_there_are():
+    """Five patients with sums of 6, 4, 3, 2 and -1: 4 of 32 flips reach 14 or -14.
+
+    These are the observed signs, those with -1 flipped as well, and their opposites.
+    """
+    differences = [1, 5, 4, 1, 2, 2, -1]
+    patients = ["a", "a", "b", "c", "c", "d", "e"]
+    flips = np.array(list(product([-1, 1], repeat=5)))
+    sums = flips @ [6, 4, 3, 2, -1]
+    assert np.sum(abs(sums) >= 14) == 4
+    p = sign_flip_test(differences, patients)
+    assert p == approx(4 / 32, abs=0.01)
+    opposite = sign_flip_test(np.negative(differences), patients)
+    assert opposite == approx(4 / 32, abs=0.01)
+
+
+def test_copies_of_images_prove_nothing():
+    """The two equal signs of two patients have p = 1 / 2, however many images."""
+    p = sign_flip_test(np.ones(20), np.arange(20) % 2)
+    assert p == approx(0.5, abs=0.02)
+
+
+def test_sign_flips_count_the_observed_signs():
+    all_equal = sign_flip_test(np.ones(40), np.arange(40), draws=99)
+    assert all_equal == approx(1 / 100)
+    no_difference = sign_flip_test(np.zeros(40), np.arange(40), draws=99)
+    assert no_difference == 1
+
+
+def test_seed_decides_the_signs():
+    differences = np.arange(-3, 9)
+    patients = np.arange(12)
+    first = sign_flip_test(differences, patients, seed=1)
+    assert first == sign_flip_test(differences, patients, seed=1)
+    assert first != sign_flip_test(differences, patients, seed=2)
+
+
+@pytest.fixture
+def compared():
+    """A reference with 39 of 40 images right, and two classifiers beside it."""
+    labels = np.repeat([0, 1], 20)
+    reference = np.where(labels == 1, 0.8, 0.2)
+    reference[-1] = 0.4
+    swapped = reference.copy()
+    swapped[0] = 0.6
+    swapped[-1] = 0.8
+    worse = reference.copy()
+    worse[:10] = 0.9
+    return {
+        "labels": labels,
+        "patients": np.arange(40) // 2,
+        "probabilities": {
+            "worse": worse,
+            "reference": reference[:, np.newaxis],
+            "swapped": np.stack([1 - swapped, swapped], axis=1),
+        },
+    }
+
+
+def test_comparison_table_by_hand(compared):
+    table = comparison_table(**compared, reference="reference")
+    assert list(table.index) == ["worse", "reference", "swapped"]
+    accuracy = proportion(np.arange(40) < 39, compared["patients"])
+    assert table.loc["reference", "accuracy"] == accuracy
+    worse = compared["probabilities"]["worse"]
+    losses = image_losses(compared["labels"], worse)
+    assert table.loc["worse", "loss"] == approx(losses.mean())
+    assert table.loc["worse", "newly correct"] == 0
+    assert table.loc["worse", "newly wrong"] == 10
+    assert table.loc["swapped", "newly correct"] == 1
+    assert table.loc["swapped", "newly wrong"] == 1
+    assert table["newly wrong"].dtype == "Int64"
+
+
+def test_comparison_table_adjusts_p_values_for_two_rows(compared):
+    """The p-value of 10 to 0 images is 2 / 2^10, of 5 patients' losses 2 / 2^5."""
+    table = comparison_table(**compared, reference="reference")
+    assert table.loc["worse", "p accuracy"] == approx(2 * 2 / 2**10)
+    assert table.loc["worse", "p loss"] == approx(2 * 2 / 2**5, abs=0.01)
+    assert table.loc["swapped", "p accuracy"] == 1
+    reference = table.loc["reference"]
+    missing = reference[pd.isna(reference)]
+    assert len(missing) == 4
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "expected", "outcome"),
+    [
+        (0.1, 0.04, "higher", "reproduced"),
+        (-0.1, 0.04, "higher", "not reproduced"),
+        (-0.1, 0.04, "lower", "reproduced"),
+        (0.1, 0.04, "lower", "not reproduced"),
+        (0.1, 0.04, "same", "not reproduced"),
+        (0.1, 0.05, "higher", "undecided"),
+        (0.0, 1.0, "same", "undecided"),
+        (0.1, np.nan, "higher", "undecided"),
+    ],
+)
+def test_verdict(difference, p, expected, outcome):
+    assert verdict(difference, p, expected) == outcome
+
+
+def test_verdict_refuses_another_expectation():
+    with pytest.raises(ValueError, match="better"):
+        verdict(0.1, 0.01, "better")
