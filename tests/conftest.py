@@ -27,11 +27,3 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(NOT_HERE)
     return SHARED
-
-
-@pytest.fixture(scope="session")
-def toy():
-    """Views and targets of `toys.two_classes`, for the old tests only."""
-    from toys import two_classes
-
-    return two_classes()

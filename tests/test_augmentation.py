@@ -73,11 +73,10 @@ def test_zoom_of_either_direction():
     assert_independent(rows, columns)
 
 
-def test_flips_in_either_direction():
+def test_flips_go_both_ways_or_not_at_all():
     rows, columns = move_spot(course_augmentation, "Flip", 20, 10)
-    assert set(rows.round()) == {-20, 20}
-    assert set(columns.round()) == {-10, 10}
-    assert_independent(rows, columns)
+    places = zip(rows.round(), columns.round(), strict=True)
+    assert set(places) == {(-20, -10), (20, 10)}
 
 
 def test_the_mild_one_keeps_chests_upright():
@@ -98,7 +97,7 @@ def test_what_comes_into_sight_is_black(kind):
     white = np.full((SIZE, SIZE, 3), 255)
     copies = transform(white, course_augmentation, kind)
     darkest = copies.min(axis=(1, 2, 3))
-    assert np.mean(darkest == 0) > 0.6
+    assert np.mean(darkest == 0) > 0.4
 
 
 @BOTH

@@ -1,8 +1,6 @@
-"""The notebooks' first cell: each way to the project's code works or is named, on a stand-in of Colab."""
+"""The notebooks' first cell, run where Colab would run it."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -12,109 +10,118 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"utils/__init__.py": "", "utils/manifest.csv": "path\n", "requirements.txt": "imagehash\n"}
-# Plays Colab: the folder that it starts in stands first on sys.path and stays there, and files.upload keeps a
-# file that is there already and saves the new one under another name.
-COLAB = """
-import json, os, pathlib, sys, types
-cell, colab, zips = (*json.loads(sys.argv[1]), True, [])[:3]
-def upload():
-    for path in map(pathlib.Path, zips):
-        free = [p for p in (path.name, f"{path.stem} (1){path.suffix}") if not os.path.exists(p)]
-        pathlib.Path(free[0]).write_bytes(path.read_bytes())
-    return {os.path.basename(path): b"" for path in zips}
-if colab:
-    sys.modules["google.colab"] = types.SimpleNamespace(files=types.SimpleNamespace(upload=upload))
-sys.path[:] = [os.getcwd(), *sys.path[1:], ""]
-exec(cell, {})
-import utils
-print(os.path.relpath(os.path.dirname(utils.__file__)), os.getcwd())
-"""
+COLAB = "import sys\nsys.modules['google.colab'] = sys\n"
+SHOW = "\nimport utils\nprint(utils.VERSION)\n"
+INSTALLED = "requirements.txt\n"  # what pip was asked for
+# Paths that a shell would take apart.
+FOLDER = "a folder & more"
+REMOTE = "origin & more"
 
 
 @pytest.fixture(scope="module")
 def cell():
     cells = nbformat.read(ROOT / "Task1_binary.ipynb", as_version=4).cells
     source = next(cell.source for cell in cells if cell.cell_type == "code")
-    return re.sub('^REPOSITORY = "[^"]*"', 'REPOSITORY = ""', source)  # whatever `make badge` has filled in
+    lines = source.splitlines()
+    assert lines[0].startswith("REPOSITORY = ")
+    return "\n".join(lines[1:])  # whatever address has been filled in
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Run a cell in the folder `content`, with a pip that leaves a note instead of installing."""
-    write(tmp_path, {"bin/pip": f'#!/bin/sh\necho "$@" > {tmp_path}/installed\n', "content/notes.txt": ""})
-    (tmp_path / "bin" / "pip").chmod(0o755)
-    own = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    where = {"cwd": tmp_path / "content", "env": os.environ | own, "capture_output": True, "text": True}
-
-    def run(*given):
-        return subprocess.run([sys.executable, "-c", COLAB, json.dumps(given, default=str)], **where)
-
-    return run
-
-
-def write(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-def pack(path, files, top="xray/"):
-    with zipfile.ZipFile(path, "w") as archive:
-        [archive.writestr(f"{top}{name}", content) for name, content in files.items()]
+def folder(tmp_path):
+    path = tmp_path / FOLDER
+    path.mkdir()
     return path
 
 
-@pytest.fixture
-def zips(tmp_path):
-    ours = pack(tmp_path / "xray.zip", OURS)
-    back = {name.replace("/", "\\"): text for name, text in OURS.items()}
+def project(version):
     return {
-        "plain": [ours],
-        "flat": [pack(tmp_path / "flat.zip", OURS, "")],
-        "backslashes": [pack(tmp_path / "windows.zip", back, "xray\\")],
-        "nested": [pack(tmp_path / "outer.zip", {"notes.txt": "", "xray.zip": ours.read_bytes()})],
-        "one of two": [pack(tmp_path / "a.zip", {"utils/manifest.py": ""}), ours],
-        "two": [ours, pack(tmp_path / "xray-old.zip", OURS)],
+        "utils/__init__.py": f"VERSION = {version!r}",
+        "utils/manifest.csv": "path",
+        "pip.py": "import sys\nprint(sys.argv[-1])",  # runs as `python -m pip`
     }
 
 
-@pytest.mark.parametrize("kind", ["plain", "flat", "backslashes", "nested", "one of two", "two"])
-def test_zip_is_taken_whatever_package_utils_lies_beside(kind, cell, zips, start, tmp_path):
-    write(tmp_path / "content", {"utils/__init__.py": "raise ImportError", "utils/other.py": ""})
-    done = start(cell, True, zips[kind])
-    assert "Code: submission/" in done.stdout and done.stdout.split("\n")[-2].startswith("utils ")
-    assert ("/utils, not submission/xray-old.zip/" in done.stdout) == (kind == "two")
-    assert (tmp_path / "installed").read_text().split() == ["install", "-qr", "requirements.txt"]
-    again = start(cell)  # after a restart of the runtime, with nothing uploaded
-    assert again.stdout == done.stdout
+def write(folder, version):
+    for name, text in project(version).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
-@pytest.mark.parametrize("colab", [False, True])
-def test_utils_beside_the_notebook_is_taken(colab, cell, start, tmp_path):
-    write(tmp_path / "content", OURS)
-    done = start(cell, colab)
-    assert done.returncode == 0 and f"utils {tmp_path / 'content'}\n" in done.stdout, done.stderr
-    assert (tmp_path / "installed").exists() == colab  # never unasked into a reader's own Python
+def write_zip(path, version):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in project(version).items():
+            archive.writestr(f"covid-xrays/{name}", text)
 
 
-def test_repository_is_cloned(cell, start, tmp_path):
-    write(tmp_path / "origin", OURS)
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "Begin"]):
-        subprocess.run(["git", "-C", tmp_path / "origin", *command], check=True)
-    done = start(cell.replace('REPOSITORY = ""', f'REPOSITORY = "{tmp_path / "origin"}"'))
-    assert done.stdout.endswith("content/submission/clone\n"), done.stderr
+def commit(repository, version):
+    write(repository, version)
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", version]):
+        subprocess.run(["git", "-C", repository, *command], check=True)
 
 
-@pytest.mark.parametrize("way", ["no Colab", "nothing uploaded", "no zip", "another zip", "no repository"])
-def test_nothing_found_says_what_to_do_and_a_second_try_succeeds(way, cell, zips, start, tmp_path):
-    (tmp_path / "wrong").mkdir()
-    wrong = pack(tmp_path / "wrong" / "xray.zip", {"utils/other.py": ""})
-    if way == "no zip":
-        wrong.write_text("no archive")
-    source = cell.replace('REPOSITORY = ""', 'REPOSITORY = "absent.git"') if way == "no repository" else cell
-    done = start(source, way != "no Colab", [wrong] if "zip" in way else [])
-    assert done.returncode == 1 and "give its repository or its zip" in done.stderr
-    assert ("absent.git" in done.stdout) == (way == "no repository")  # git's own words
-    assert start(cell, True, zips["plain"]).returncode == 0
+def run(cell, folder, repository="", before=COLAB):
+    code = f"{before}REPOSITORY = {str(repository)!r}\n{cell}{SHOW}"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_newest_zip_replaces_an_older_or_incomplete_copy(cell, folder):
+    for package in ("utils", "covid-xrays/utils"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "other.py").touch()
+    write_zip(folder / "submission.zip", "old")
+    os.utime(folder / "submission.zip", (0, 0))
+    assert run(cell, folder).stdout == INSTALLED + "old\n"
+    write_zip(folder / "submission (1).zip", "new")
+    assert run(cell, folder).stdout == INSTALLED + "new\n"
+
+
+def test_newest_commit_replaces_an_older_copy(cell, folder, tmp_path):
+    for version in ("old", "new"):
+        commit(tmp_path / REMOTE, version)
+        done = run(cell, folder, tmp_path / REMOTE)
+        assert done.stdout == f"{INSTALLED}{version}\n", done.stderr
+
+
+def test_incomplete_zip_is_refused(cell, folder):
+    write(folder / "covid-xrays", "old")
+    write_zip(folder / "submission.zip", "new")
+    content = (folder / "submission.zip").read_bytes()
+    (folder / "submission.zip").write_bytes(content[:-40])
+    done = run(cell, folder)
+    assert done.returncode == 1
+    assert "submission.zip is not a zip file" in done.stderr
+
+
+def test_failed_clone_is_refused(cell, folder):
+    write(folder / "covid-xrays", "old")
+    done = run(cell, folder, "absent")
+    assert done.returncode == 1
+    assert "repository 'absent' does not exist" in done.stderr
+
+
+def test_nothing_there_says_what_to_do(cell, folder):
+    assert (
+        "Upload submission.zip here, or fill in REPOSITORY" in run(cell, folder).stderr
+    )
+
+
+def test_local_clone_is_left_alone(cell, folder):
+    write(folder, "local")
+    done = run(cell, folder, "absent", before="")
+    assert done.stdout == "local\n"
+    assert done.stderr == ""
+
+
+def test_missing_packages_are_named_with_the_command():
+    command = [sys.executable, "-S", "-c", "import utils"]  # -S: no site-packages
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "no IPython, PIL" in done.stderr
+    assert "%pip install -r requirements.txt" in done.stderr
