@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -99,3 +100,10 @@ def test_the_classes_can_be_learnt_whatever_the_orientation():
         features.append([turned.mean(), detail])
     model = LogisticRegression(C=1e4, max_iter=1000)
     assert cross_val_score(model, features, labels).mean() > 0.9
+
+
+def test_two_notebooks_may_draw_at_once(tmp_path):
+    jobs = [delayed(write_phantoms)(tmp_path, size=16) for _ in range(2)]
+    Parallel(n_jobs=2, prefer="threads")(jobs)
+    images = list(tmp_path.glob("two/*/*/*.png"))
+    assert len(images) == len(set(images)) == 148

@@ -67,8 +67,17 @@ def write_phantoms(root: str | Path, seed: int = 542, size: int = 256) -> Path:
         complete = Path(temporary)
         _write_images(complete, seed, size)
         for folder in missing:
-            (complete / folder).rename(root / folder)
+            _move_unless_there(complete / folder, root / folder)
     return root
+
+
+def _move_unless_there(source: Path, target: Path) -> None:
+    """Move a folder; another notebook may have written the same one meanwhile."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 def _write_images(root: Path, seed: int, size: int) -> None:
