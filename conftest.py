@@ -33,7 +33,7 @@ def uses_phantoms():
     folder = os.environ.get("XRAY_DATA", "")
     if folder == "phantom":
         return True
-    from utils import datasets  # here, because it imports Keras
+    from utils import datasets  # here, because only the notebooks need it
 
     try:
         return datasets.find_challenge(folder).is_phantom

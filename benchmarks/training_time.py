@@ -198,7 +198,7 @@ def time_mobilenet(experiment: Experiment, fold: Fold, options) -> pd.DataFrame:
 def make_experiment(image_set: ImageSet, settings: dict) -> Experiment:
     """The report's head; its samples are the images, in place of their features."""
     images = image_set.images
-    targets = image_set.one_hot()
+    targets = keras.utils.to_categorical(image_set.labels)
     if targets.shape[1] == 2:
         targets = targets[:, 1:]  # of a sigmoid
     return Experiment(

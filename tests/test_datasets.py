@@ -1,19 +1,23 @@
 """Which images are found, whose they are, and that everything stays in step."""
 
+import os
 import shutil
 import socket
+import threading
 import zipfile
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pooch
 import pytest
 from PIL import Image
 
 from utils import datasets
 from utils.datasets import (
-    TASK_CLASSES,
     DataError,
     ImageSet,
     count_table,
@@ -21,10 +25,14 @@ from utils.datasets import (
     find_external,
     load_external,
     load_images,
-    shared_patients,
 )
-from utils.images import git_blob_sha1
+from utils.images import ImageError, git_blob_sha1
 from utils.phantoms import write_phantoms
+
+CLASSES = {  # of the labels 0, 1, …: in both tasks, COVID-19 is 0
+    "two": ("covid", "normal"),
+    "all": ("covid", "normal", "pneumonia_bac", "pneumonia_vir"),
+}
 
 
 def write_image(path, grey):
@@ -36,7 +44,7 @@ def write_image(path, grey):
 def folder(tmp_path):
     """A challenge folder: five images of each class, a grey level for each class."""
     root = tmp_path / "xrays"
-    for task, classes in TASK_CLASSES.items():
+    for task, classes in CLASSES.items():
         for split in ("train", "test"):
             for label, class_name in enumerate(classes):
                 for k in range(5):
@@ -47,7 +55,9 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"), size=32)
+    root = tmp_path_factory.mktemp("outer") / "phantoms"
+    write_phantoms(root, size=32)
+    return root
 
 
 @pytest.fixture
@@ -59,11 +69,16 @@ def here(tmp_path, monkeypatch, phantoms):
     return path
 
 
-@pytest.mark.parametrize("task", TASK_CLASSES)
+def change_collection(monkeypatch, name, **changes):
+    collection = replace(datasets.COLLECTIONS[name], **changes)
+    monkeypatch.setitem(datasets.COLLECTIONS, name, collection)
+
+
+@pytest.mark.parametrize("task", CLASSES)
 def test_pixels_labels_files_and_patients_are_in_step(task, folder):
     image_set = load_images(find_challenge(str(folder)), task, "train", size=4)
-    assert image_set.class_names == TASK_CLASSES[task]
-    assert image_set.images.shape == (5 * len(TASK_CLASSES[task]), 4, 4, 3)
+    assert image_set.class_names == CLASSES[task]
+    assert image_set.images.shape == (5 * len(CLASSES[task]), 4, 4, 3)
     assert image_set.labels.dtype == np.int64
     for k in range(len(image_set)):
         path = folder / image_set.files[k]
@@ -91,7 +106,6 @@ def test_subsets_and_joined_sets_stay_in_step():
     assert joined.labels.tolist() == [1, 0, 1, 1]
     assert joined.patients.tolist() == ["c", "a", "b", "c"]
     assert joined.files.tolist() == ["2.png", "0.png", "1.png", "2.png"]
-    assert joined.one_hot().tolist() == [[0, 1], [1, 0], [0, 1], [0, 1]]
     with pytest.raises(ValueError, match="differ"):
         whole.join(make_set([0], ["a"], ("covid", "normal", "pneumonia")))
 
@@ -103,28 +117,31 @@ def test_images_and_patients_are_counted_also_in_an_empty_set():
     assert table.loc["COVID-19", "train"].tolist() == [2, 1]
     assert table.loc["Normal", "train"].tolist() == [1, 1]
     assert table["empty"].to_numpy().sum() == 0
-    assert shared_patients(train, train) == ["a", "b"]
-    assert shared_patients(train, empty) == []
 
 
-SAME_PATIENT = [  # two names, two grey levels, the patient in both
-    ("person97_virus_180.png", "person97_bacteria_1.png", 201, 202, "person97"),
-    ("NORMAL2-IM-1385-0001.png", "copy.png", 201, 201, "NORMAL2-IM-1385"),
-    ("IM-0115-0001.png", "IM-0115-0001-0002.png", 201, 202, "IM-0115"),
-    ("00000123_004.png", "00000123_005.png", 201, 202, "00000123"),
+SAME_PATIENT = [  # two names, the patient in both
+    ("person97_virus_180.png", "person97_bacteria_1.png", "person97"),
+    ("NORMAL2-IM-1385-0001.png", "NORMAL2-IM-1385-0002.png", "NORMAL2-IM-1385"),
+    ("IM-0115-0001.png", "IM-0115-0001-0002.png", "IM-0115"),
+    ("00000123_004.png", "00000123_005.png", "00000123"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "grey", "other_grey", "patient"), SAME_PATIENT
-)
-def test_patients_are_recognised(one, other, grey, other_grey, patient, folder):
-    write_image(folder / "two/train/covid" / one, grey)
-    write_image(folder / "two/test/normal" / other, other_grey)
+@pytest.mark.parametrize(("one", "other", "patient"), SAME_PATIENT)
+def test_patients_are_recognised(one, other, patient, folder):
+    write_image(folder / "two/train/covid" / one, 201)
+    write_image(folder / "two/test/normal" / other, 202)
     source = find_challenge(str(folder))
     train = load_images(source, "two", "train", size=4)
     test = load_images(source, "two", "test", size=4)
-    assert patient in shared_patients(train, test)
+    assert patient in np.intersect1d(train.patients, test.patients)
+
+
+def test_equal_files_are_one_patient(folder):
+    write_image(folder / "two/train/covid/person7_virus_1.png", 201)
+    write_image(folder / "two/test/normal/scan.png", 201)
+    test = load_images(find_challenge(str(folder)), "two", "test", size=4)
+    assert "person7" in test.patients
 
 
 def test_other_names_say_nothing_of_the_patient(folder):
@@ -135,20 +152,25 @@ def test_other_names_say_nothing_of_the_patient(folder):
 
 
 def test_the_description_says_what_was_found_without_a_path(folder):
-    (folder / "two/train/covid/x.dcm").touch()
     (folder / "two/train/covid/.hidden.png").touch()
-    text = find_challenge(f" {folder} ").describe()
+    text = find_challenge(str(folder)).describe()
     assert "folder xrays, 0 of 60 verified by hash; 454 missing, first all/" in text
-    assert "; 1 passed over, first two/train/covid/x.dcm" in text
     assert str(folder.parent) not in text
+
+
+def test_a_file_that_is_no_image_is_named(folder):
+    (folder / "two/train/covid/x.dcm").touch()
+    source = find_challenge(str(folder))
+    with pytest.raises(ImageError, match="two/train/covid/x.dcm .*Remedy: "):
+        load_images(source, "two", "train")
 
 
 def lack_a_task(root):
     shutil.rmtree(root / "all")
 
 
-def lack_patients(root):
-    (root / "two/train/covid/0.png").unlink()
+def lack_a_class(root):
+    shutil.rmtree(root / "two/train/covid")
 
 
 def add_a_class(root):
@@ -160,11 +182,11 @@ def alter_an_image(root):
 
 
 FAULTS = {
-    lack_a_task: "no folder all",
-    lack_patients: "two/train/covid has 4 patients, and needs 5",
-    add_a_class: "unknown classes.*viral",
-    alter_an_image: "covid-19-pneumonia-14-PA.png differs",
-    shutil.rmtree: "xrays has no folder two",
+    lack_a_task: "xrays/all has no images",
+    lack_a_class: r"two/train/ has images of \['normal'\], not of",
+    add_a_class: "two/train/ has images of .*viral.*, not of",
+    alter_an_image: "covid-19-pneumonia-14-PA.png: the content differs",
+    shutil.rmtree: "xrays/two has no images",
 }
 
 
@@ -175,30 +197,31 @@ def test_a_bad_folder_is_named_with_the_remedy(fault, folder):
         load_images(find_challenge(str(folder)), "two", "train")
 
 
-@pytest.mark.parametrize("local", ["data", "../data"])
-def test_a_local_folder_is_found(local, folder, here):
-    folder.rename(here / local)
-    source = find_challenge(download=False)
-    assert source.kind == "folder"
-    assert source.root == (here / local).resolve()
+def test_a_local_folder_is_found(folder, here):
+    folder.rename(here / "data")
+    assert find_challenge().root == (here / "data").resolve()
 
 
-def test_without_images_there_are_phantoms_that_say_why(here):
-    source = find_challenge(download=False)
+def test_without_images_there_are_phantoms_that_say_why(here, monkeypatch):
+    change_collection(monkeypatch, "challenge", archives=())
+    source = find_challenge()
     assert source.is_phantom
-    assert "downloads are switched off" in source.describe()
+    assert "Reason: the download failed. Remedy: " in source.describe()
     assert "PHANTOMS" in source.describe()
     assert str(here) not in source.describe()
     external = find_external("actualmed", source)
     assert external.is_phantom
     assert len(load_external(external, source, size=4)) == 24
+    assert not find_external("actualmed", source, "none").is_phantom
     assert len(load_images(source, "all", "train", size=4)) == 270
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("phantoms").touch()
-    with pytest.raises(DataError, match=f"{tmp_path}/phantoms.*Remedy"):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(DataError, match="phantoms cannot be written.*Remedy"):
         find_challenge("phantom")
 
 
@@ -214,29 +237,34 @@ def archive(tmp_path, monkeypatch):
             zipped.write(image, f"top/{k}.png")
             class_name = ("covid", "normal")[k % 2]
             sha1 = git_blob_sha1(image)
-            rows.append([f"{class_name}/x{k}.png", sha1, f"P{k}", "AP"])
-    columns = ["path", "git_blob_sha1", "patient", "view"]
+            rows.append([f"{class_name}/x{k}.png", sha1, f"P{k}", "AP", np.nan])
     manifest = tmp_path / "list.csv"
+    columns = ["path", "sha1", "patient", "view", "age"]
     pd.DataFrame(rows, columns=columns).to_csv(manifest, index=False)
-    change_collection(monkeypatch, manifest=str(manifest), archives=(path.as_uri(),))
-    return path
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{server.server_port}/archive.zip"
+        change_collection(
+            monkeypatch, "actualmed", manifest=str(manifest), archives=(url,)
+        )
+        yield path
+        server.shutdown()
 
 
-def change_collection(monkeypatch, **changes):
-    collection = replace(datasets.COLLECTIONS["actualmed"], **changes)
-    monkeypatch.setitem(datasets.COLLECTIONS, "actualmed", collection)
-
-
-def test_a_download_is_unpacked_by_hash_and_kept(archive, folder, here):
+def test_a_download_is_unpacked_by_hash_and_kept(archive, folder, here, caplog):
+    pooch.get_logger().addHandler(caplog.handler)
     challenge = find_challenge(str(folder))
     source = find_external("actualmed", challenge)
-    assert "download actualmed, 4 of 4 verified by hash" in source.describe()
+    assert not caplog.records
+    assert "folder actualmed, 4 of 4 verified by hash" in source.describe()
     images = load_external(source, challenge, size=4)
     assert images.images[:, 0, 0, 0].tolist() == [240, 242, 241, 243]
     assert images.patients.tolist() == ["P0", "P2", "P1", "P3"]
     assert set(images.table["view"]) == {"AP"}
     archive.unlink()
-    assert find_external("actualmed", challenge).kind == "folder"
+    assert len(find_external("actualmed", challenge).table) == 4
 
 
 def cut(path):
@@ -247,40 +275,48 @@ def empty(path):
     zipfile.ZipFile(path, "w").close()
 
 
-BAD_ARCHIVES = {
+def break_the_proxy(path):
+    os.environ["no_proxy"] = ""  # which the fixture resets
+    os.environ["http_proxy"] = "http://:80"
+
+
+FAULTY = {
     cut: "not a zip file",
     empty: "covid/x0.png is missing or altered",
-    Path.unlink: "No such file",
+    Path.unlink: "404 Client Error",
+    break_the_proxy: "Please check proxy URL",
 }
 
 
-@pytest.mark.parametrize("fault", BAD_ARCHIVES)
-def test_a_bad_download_leaves_nothing(fault, archive, folder, here):
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_bad_download_leaves_nothing(fault, archive, folder, here, monkeypatch):
+    monkeypatch.setenv("http_proxy", "")
     fault(archive)
     source = find_external("actualmed", find_challenge(str(folder)))
-    assert source.kind == "missing"
-    assert BAD_ARCHIVES[fault] in source.describe()
+    assert len(source.table) == 0
+    assert FAULTY[fault] in source.describe()
     assert "Remedy: " in source.describe()
     assert [path.name for path in here.iterdir()] == ["phantoms"]
 
 
 def test_a_silent_server_is_not_waited_for(archive, folder, here, monkeypatch):
-    monkeypatch.setattr(datasets, "TIMEOUT", 0.2)
+    monkeypatch.setattr("pooch.downloaders.DEFAULT_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         url = f"http://127.0.0.1:{port}/x.zip"
-        change_collection(monkeypatch, archives=(url,))
+        change_collection(monkeypatch, "actualmed", archives=(url,))
         source = find_external("actualmed", find_challenge(str(folder)))
     assert "timed out" in source.describe()
 
 
-def test_reduced_copies_are_known_by_name(archive, folder, tmp_path):
-    for class_name, name in (("covid", "x0"), ("normal", "x1")):
-        write_image(tmp_path / "copies" / class_name / f"{name}.jpg", 99)
+def test_copies_are_known_by_hash_and_reduced_copies_by_name(archive, folder, tmp_path):
+    write_image(tmp_path / "copies/covid/x0.jpg", 99)
+    write_image(tmp_path / "copies/normal/renamed.png", 241)
     challenge = find_challenge(str(folder))
     source = find_external("actualmed", challenge, str(tmp_path / "copies"))
-    assert "0 of 2 verified by hash; 2 missing" in source.describe()
-    assert source.table["view"].tolist() == ["AP", "AP"]
+    assert "0 of 2 verified by hash; 3 missing" in source.describe()
+    assert source.table["patient"].tolist() == ["P0", "P1"]
+    assert source.table["view"][0] == "AP"
 
 
 def test_the_challenge_s_images_and_patients_are_left_out(archive, folder, tmp_path):
@@ -288,7 +324,7 @@ def test_the_challenge_s_images_and_patients_are_left_out(archive, folder, tmp_p
     write_image(folder / "two/train/normal/person7_virus_1.png", 201)
     write_image(folder / "two/train/normal/scan.png", 202)
     write_image(root / "covid/new.png", 210)
-    write_image(root / "covid/same_content.png", 202)
+    write_image(root / "covid/person8_virus_1.png", 202)
     write_image(root / "normal/person7_bacteria_9.png", 211)
     write_image(root / "normal/scan.jpg", 212)
     challenge = find_challenge(str(folder))
@@ -301,7 +337,7 @@ def test_an_external_collection_may_be_declined(folder):
     challenge = find_challenge(str(folder))
     source = find_external("ozturk", challenge, "none")
     images = load_external(source, challenge, size=4)
-    assert "not available: not requested" in source.describe()
+    assert "not available: no X-rays were requested" in source.describe()
     assert images.images.shape == (0, 4, 4, 3)
     assert images.titles == ["COVID-19", "Normal", "Pneumonia"]
 
@@ -310,11 +346,10 @@ def test_an_external_collection_may_be_declined(folder):
 def test_the_challenge_s_images_are_verified_and_one_patient_is_shared(shared):
     source = find_challenge(str(shared / "data"))
     assert "452 of 452 verified by hash; 2 missing" in source.describe()
-    n_images = source.table.groupby(["task", "split"]).size()
-    assert n_images.to_list() == [36, 269, 18, 129]
     train = load_images(source, "two", "train", size=8)
     test = load_images(source, "two", "test", size=8)
-    assert shared_patients(train, test) == ["covid_13"]
+    assert (len(train), len(test)) == (129, 18)
+    assert np.intersect1d(train.patients, test.patients).tolist() == ["covid_13"]
     assert np.count_nonzero(test.patients == "covid_13") == 3
 
 

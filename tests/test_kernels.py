@@ -62,7 +62,7 @@ def test_fused_normalization_trains_and_predicts_as_keras_does(options):
 
 
 def test_a_fused_copy_keeps_the_weights_and_shares_nothing():
-    norm = layers.BatchNormalization(name="norm", epsilon=0.01)
+    norm = layers.BatchNormalization(name="norm", epsilon=0.01, momentum=0.8)
     base = keras.Sequential([keras.Input(IMAGES.shape[1:]), norm])
     norm.set_weights(RNG.uniform(0.5, 2, (4, 7)))
     expected = base.predict_on_batch(IMAGES)
@@ -71,3 +71,4 @@ def test_a_fused_copy_keeps_the_weights_and_shares_nothing():
     assert isinstance(fused, FusedBatchNormalization)
     assert_close(copy.predict_on_batch(IMAGES), expected)
     assert fused.gamma is not norm.gamma
+    assert fused.momentum == 0.8

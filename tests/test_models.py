@@ -63,8 +63,6 @@ def scaled_images(architecture, scaling):
     [
         ("VGG16", applications.vgg16),
         ("MobileNet", applications.mobilenet),
-        # Its own preprocess_input does nothing.
-        ("MobileNetV3Small", applications.mobilenet),
     ],
 )
 def test_imagenet_scaling_is_that_of_the_weights(architecture, module):
@@ -73,9 +71,15 @@ def test_imagenet_scaling_is_that_of_the_weights(architecture, module):
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
 
 
-def test_the_template_s_scaling_divides_by_255():
-    scaled = scaled_images("MobileNet", "1/255")
+@pytest.mark.parametrize("architecture", ["MobileNet", "MobileNetV3Small"])
+def test_the_template_s_scaling_divides_by_255(architecture):
+    scaled = scaled_images(architecture, "1/255")
     np.testing.assert_allclose(scaled, IMAGES / 255, rtol=1e-5)
+
+
+def test_another_scaling_is_refused():
+    with pytest.raises(ValueError, match="scaling must be .*ImageNet"):
+        models.build_backbone("MobileNet", "none", scaling="ImageNet")
 
 
 def test_the_classifier_averages_the_maps(mobilenet, classifier):
@@ -92,13 +96,14 @@ def test_the_classifier_s_dense_layers(classifier):
     assert activations == ["relu", "relu", "softmax"]
 
 
-def test_the_momentum_is_keras_own_until_it_is_set(mobilenet):
-    model = models.build_classifier(mobilenet, 4)
+@pytest.mark.parametrize(
+    ("options", "momentum"), [({}, 0.99), ({"momentum": 0.75}, 0.75)]
+)
+def test_the_momentum_is_keras_own_until_it_is_set(options, momentum, mobilenet):
+    model = models.build_classifier(mobilenet, 4, **options)
     nested = model.layers[1].layers
     norms = [layer for layer in nested if isinstance(layer, layers.BatchNormalization)]
-    assert [norm.momentum for norm in norms] == 27 * [0.99]
-    models.set_momentum(model, 0.75)
-    assert [norm.momentum for norm in norms] == 27 * [0.75]
+    assert [norm.momentum for norm in norms] == 27 * [momentum]
 
 
 def test_dropout_adds_no_parameter_and_acts_in_training_only():

@@ -62,8 +62,8 @@ def test_a_missing_folder_is_refused(base):
 
 @pytest.mark.parametrize(
     "biases",
-    [{}, {"conv1/bias": np.zeros(5)}, {"conv1/bias": np.full(4, np.nan)}],
-    ids=["missing", "another shape", "not finite"],
+    [{}, {"conv1/bias": np.zeros(5)}],
+    ids=["missing", "another shape"],
 )
 def test_a_file_that_does_not_fit_is_refused(biases, base, arrays, tmp_path):
     del arrays["conv1/bias"]
@@ -79,7 +79,7 @@ def test_a_corrupt_file_is_refused(content, base, tmp_path):
         load_imagenet(base, "MobileNet", str(tmp_path))
 
 
-def test_keras_own_weights_come_by_the_layers_names(base, imagenet, monkeypatch):
+def test_keras_own_weights_are_loaded(base, imagenet, monkeypatch):
     monkeypatch.setattr(keras.applications, "MobileNet", lambda **options: imagenet)
     assert load_imagenet(base, "MobileNet").is_imagenet
     np.testing.assert_equal(base.get_weights(), imagenet.get_weights())

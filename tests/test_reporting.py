@@ -41,11 +41,13 @@ def displayed(monkeypatch):
 
 
 def test_a_table_is_shown_under_its_caption(displayed):
-    table = pd.DataFrame({"images": [1000], "p": [0.0001]}, index=["row"])
+    images = pd.array([1000, pd.NA], dtype="Int64")
+    table = pd.DataFrame({"images": images, "p": [0.0001, 0.5]})
     reporting.show(table, "Counts")
     (caption, _), (shown, _) = displayed
     assert caption.data == "**Counts**"
-    assert shown.loc["row"].tolist() == ["1,000", "<0.001"]
+    assert shown.loc[0].tolist() == ["1,000", "<0.001"]
+    assert shown.loc[1].tolist() == ["", "0.500"]
 
 
 def test_a_figure_has_its_caption_as_alternative_text(displayed):

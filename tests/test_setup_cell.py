@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COLAB = "import sys\nsys.modules['google.colab'] = sys\n"
 SHOW = "\nimport utils\nprint(utils.VERSION)\n"
 INSTALLED = "requirements.txt\n"  # what pip was asked for
+# Stands in for pip, which Python first looks for in its working directory.
+PIP = "import os, sys\nprint(os.path.basename(sys.argv[-1]))"
 # Paths that a shell would take apart.
 FOLDER = "a folder & more"
 REMOTE = "origin & more"
@@ -31,6 +33,7 @@ def cell():
 def folder(tmp_path):
     path = tmp_path / FOLDER
     path.mkdir()
+    (path / "pip.py").write_text(PIP)
     return path
 
 
@@ -38,7 +41,6 @@ def project(version):
     return {
         "utils/__init__.py": f"VERSION = {version!r}",
         "utils/manifest.csv": "path",
-        "pip.py": "import sys\nprint(sys.argv[-1])",  # runs as `python -m pip`
     }
 
 
@@ -72,10 +74,9 @@ def run(cell, folder, repository="", before=COLAB):
     )
 
 
-def test_newest_zip_replaces_an_older_or_incomplete_copy(cell, folder):
-    for package in ("utils", "covid-xrays/utils"):
-        (folder / package).mkdir(parents=True)
-        (folder / package / "other.py").touch()
+def test_newest_zip_is_taken_beside_an_incomplete_copy(cell, folder):
+    (folder / "utils").mkdir()
+    (folder / "utils/other.py").touch()
     write_zip(folder / "submission.zip", "old")
     os.utime(folder / "submission.zip", (0, 0))
     assert run(cell, folder).stdout == INSTALLED + "old\n"
@@ -83,7 +84,7 @@ def test_newest_zip_replaces_an_older_or_incomplete_copy(cell, folder):
     assert run(cell, folder).stdout == INSTALLED + "new\n"
 
 
-def test_newest_commit_replaces_an_older_copy(cell, folder, tmp_path):
+def test_newest_commit_is_taken(cell, folder, tmp_path):
     for version in ("old", "new"):
         commit(tmp_path / REMOTE, version)
         done = run(cell, folder, tmp_path / REMOTE)
@@ -91,7 +92,6 @@ def test_newest_commit_replaces_an_older_copy(cell, folder, tmp_path):
 
 
 def test_incomplete_zip_is_refused(cell, folder):
-    write(folder / "covid-xrays", "old")
     write_zip(folder / "submission.zip", "new")
     content = (folder / "submission.zip").read_bytes()
     (folder / "submission.zip").write_bytes(content[:-40])
@@ -101,7 +101,6 @@ def test_incomplete_zip_is_refused(cell, folder):
 
 
 def test_failed_clone_is_refused(cell, folder):
-    write(folder / "covid-xrays", "old")
     done = run(cell, folder, "absent")
     assert done.returncode == 1
     assert "repository 'absent' does not exist" in done.stderr

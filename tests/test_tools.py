@@ -45,9 +45,9 @@ ERROR = ran("1 / 0", [new_output("error", ename="ValueError", evalue="no lung")]
 )
 def test_incomplete_run_is_named_with_its_cell(cells, fault):
     committed = new_notebook(cells=[FIGURE, TABLE])
-    found = check_run.find_fault(committed, new_notebook(cells=cells))
-    assert found.startswith(fault)
-    assert bool(found) == bool(fault)
+    message = check_run.find_fault(committed, new_notebook(cells=cells))
+    assert message.startswith(fault)
+    assert bool(message) == bool(fault)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ PACKAGES = (
     "matplotlib",
     "numpy",
     "pandas",
+    "pooch",
     "scipy",
     "sklearn",
 )

@@ -15,8 +15,9 @@ BLACK = {"fill_mode": "constant", "fill_value": 0.0}
 def course_augmentation(seed: int) -> keras.Sequential:
     """The transformations and ranges of the course's template, without its shear.
 
-    The template shears by up to 0.25 degrees, less than one pixel, and draws the two
-    flips independently; Keras' layer flips both ways or not at all.
+    The template shears by up to 0.25 degrees, less than one pixel. The two flips are
+    layers of their own, because `RandomFlip("horizontal_and_vertical")` flips both
+    ways or not at all, whereas the template draws the flips independently.
     """
     return keras.Sequential(
         [
@@ -24,7 +25,8 @@ def course_augmentation(seed: int) -> keras.Sequential:
             layers.RandomTranslation(0.2, 0.2, seed=seed + 1, **BLACK),
             layers.RandomZoom((-0.1, 0.1), (-0.1, 0.1), seed=seed + 2, **BLACK),
             layers.RandomBrightness(20 / 255, value_range=(0, 255), seed=seed + 3),
-            layers.RandomFlip("horizontal_and_vertical", seed=seed + 4),
+            layers.RandomFlip("horizontal", seed=seed + 4),
+            layers.RandomFlip("vertical", seed=seed + 5),
         ],
         name="course_augmentation",
     )

@@ -1,19 +1,15 @@
 """Find the images, list them in one table with a row a file, and load them in step."""
 
-import os
 import shutil
-import socket
 import tempfile
-import textwrap
-import zipfile
-from collections.abc import Iterable
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .images import SUFFIXES, git_blob_sha1, read_images
+from .images import git_blob_sha1, read_images
 from .phantoms import write_phantoms
 
 CLASS_TITLES = {
@@ -27,9 +23,6 @@ TASK_CLASSES = {  # alphabetical: a label is the position of its class
     "two": ("covid", "normal"),
     "all": ("covid", "normal", "pneumonia_bac", "pneumonia_vir"),
 }
-PLACE = ("task", "split", "class_name", "path", "name", "sha1")  # of a file
-MIN_PATIENTS = 5  # of a class, for five folds by patient
-TIMEOUT = 20  # seconds that a server may stay silent
 # The part of a file's name that identifies the patient, in Kermany's and the NIH's
 # collections. Bacterial and viral images of one "person97" count as one patient.
 PATIENT_IN_NAME = (
@@ -42,8 +35,8 @@ class DataError(ValueError):
     """Images that are missing or inconsistent; the message gives the remedy."""
 
 
-class DownloadError(RuntimeError):
-    """Images that cannot be downloaded; the message gives the reasons."""
+class UnavailableError(RuntimeError):
+    """No images: declined by the user, or not downloadable; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +45,28 @@ class Collection:
 
     Parameters
     ----------
-    manifest : CSV file beside this module: path, hash, patient (and view) of each file
+    manifest : CSV file beside this module, a row a file: path, sha1 (git's blob hash),
+        patient, view ("PA", "AP" or empty) and age (years or empty)
     local : where the images lie if the user names no folder
     folders : what such a folder holds
-    levels : what each folder on the way to a file stands for
-    substitute : what the user names instead of a folder to do without
+    remedy : what the user can do if the images are not found
     archives : addresses of zip archives, tried in turn
+    pattern : where the images lie in each of the folders; hidden files are passed over
     """
 
     title: str
     manifest: str
     local: str
     folders: tuple[str, ...]
-    levels: tuple[str, ...]
-    substitute: str
+    remedy: str
     archives: tuple[str, ...]
+    pattern: str = "[!.]*"
 
-    @property
-    def remedy(self) -> str:
-        folders = " and ".join(self.folders)
-        return f'Remedy: name a folder with {folders} in it, or "{self.substitute}".'
+    def read_manifest(self) -> pd.DataFrame:
+        """The manifest, and the name of each file: its path without suffix."""
+        manifest = pd.read_csv(Path(__file__).parent / self.manifest)
+        manifest["name"] = manifest["path"].str.rpartition(".")[0]
+        return manifest
 
 
 COLLECTIONS = {
@@ -80,8 +75,8 @@ COLLECTIONS = {
         manifest="manifest.csv",
         local="data",
         folders=("two", "all"),
-        levels=("task", "split", "class_name"),
-        substitute="phantom",
+        pattern="*/[!.]*/[!.]*",
+        remedy='Remedy: name a folder with two and all in it, or "phantom".',
         archives=(
             "https://github.com/randreas/Covid-Classification/archive/"
             "3bebabca8840c9d4227d75d6cac86ac9d69c06d1.zip",
@@ -94,8 +89,7 @@ COLLECTIONS = {
         manifest="external.csv",
         local="external",
         folders=("covid", "normal", "pneumonia"),
-        levels=("class_name",),
-        substitute="none",
+        remedy='Remedy: name a folder with covid, normal and pneumonia, or "none".',
         archives=(
             "https://github.com/muhammedtalo/COVID-19/archive/"
             "11f2ec7edd3a298b4a6081605ec7b458cc770fae.zip",
@@ -106,8 +100,7 @@ COLLECTIONS = {
         manifest="actualmed.csv",
         local="actualmed",
         folders=("covid", "normal"),
-        levels=("class_name",),
-        substitute="none",
+        remedy='Remedy: name a folder with covid and normal in it, or "none".',
         archives=(
             "https://github.com/agchung/Actualmed-COVID-chestxray-dataset/archive/"
             "27240dd8dec9454bc97f9f3c0c432ef434de2517.zip",
@@ -134,11 +127,11 @@ class ImageSet:
 
     @property
     def patients(self) -> np.ndarray:
-        return self.table["patient"].to_numpy(dtype=str)
+        return self.table["patient"].to_numpy(str)
 
     @property
     def files(self) -> np.ndarray:
-        return self.table["path"].to_numpy(dtype=str)
+        return self.table["path"].to_numpy(str)
 
     @property
     def titles(self) -> list[str]:
@@ -164,10 +157,6 @@ class ImageSet:
             table=pd.concat([self.table, other.table], ignore_index=True),
         )
 
-    def one_hot(self) -> np.ndarray:
-        """The labels as float32 [n, classes]."""
-        return np.eye(len(self.class_names), dtype=np.float32)[self.labels]
-
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -175,72 +164,53 @@ class Source:
 
     Parameters
     ----------
-    name : "challenge", "ozturk" or "actualmed"
-    kind : "folder", "download", "phantom" or "missing"
     root : folder that the paths of `table` are relative to
-    table : a row a file: task, split, class_name, path, sha1, patient, verified
-        (whether its hash is the original's), view ("PA", "AP" or "") and age (years,
-        NaN where unknown)
-    note : files that are missing or were passed over; why there are no real images
+    table : a row a file, none if the images were not found: file (its full path),
+        path (below `root`), name (`path` without suffix), stem, class_name, sha1,
+        patient; of the manifest's file of the same name path_listed, sha1_listed, view
+        ("PA" or "AP") and age (years), NaN where unknown
+    note : what was found, or why there are no real images
+    is_phantom : whether the images are drawings
     """
 
-    name: str
-    kind: str
+    collection: Collection
     root: Path
     table: pd.DataFrame
-    note: str = ""
-
-    @property
-    def is_phantom(self) -> bool:
-        return self.kind == "phantom"
+    note: str
+    is_phantom: bool = False
 
     def describe(self) -> str:
         """A line for real images, a box for phantoms; without a path of the machine."""
-        title = COLLECTIONS[self.name].title
-        if self.kind == "missing":
-            return f"{title} not available: {self.note}"
+        text = f"{self.collection.title}: {self.note}"
         if self.is_phantom:
             frame = "#" * 80
-            lines = [
-                frame,
-                f"{title}: PHANTOMS, drawings in place of X-rays.",
-                "No number below says anything about patients.",
-                textwrap.fill(f"Reason: {self.note}", width=80, break_on_hyphens=False),
-                frame,
-            ]
-            return "\n".join(lines)
-        n_verified = self.table["verified"].sum()
-        text = f"{title}: {self.kind} {self.root.name}, "
-        text += f"{n_verified} of {len(self.table)} verified by hash"
-        return text + self.note
+            return f"{frame}\n{text}\n{frame}"
+        return text
 
 
-def find_challenge(folder: str = "", download: bool = True) -> Source:
+def find_challenge(folder: str = "") -> Source:
     """Find the challenge's images, or draw phantoms.
 
     Parameters
     ----------
     folder : a folder with two/ and all/, each with train/ and test/; "phantom" for
-        phantoms; "" for ./data or ../data, else a download into ./data
-    download : whether to download if there is no folder
+        phantoms; "" for ./data, downloaded if it is missing
 
     Raises
     ------
     DataError
-        If the folder is missing or incomplete, or phantoms cannot be written.
+        If a folder is missing or empty, or phantoms cannot be written.
     """
-    if folder.strip().lower() == "phantom":
-        return _draw_phantoms("they were requested.")
+    collection = COLLECTIONS["challenge"]
     try:
-        root, kind = _find_root(COLLECTIONS["challenge"], folder, download)
-    except DownloadError as error:
-        return _draw_phantoms(str(error))
-    return _make_source("challenge", kind, root)
+        root = _find_root(collection, folder)
+    except UnavailableError as error:
+        note = f"PHANTOMS, not X-rays. No number is about patients.\nReason: {error}"
+        return _make_source(collection, _draw_phantoms(), note)
+    return _make_source(collection, root)
 
 
-def find_external(
-    name: str, challenge: Source, folder: str = "", download: bool = True
-) -> Source:
+def find_external(name: str, challenge: Source, folder: str = "") -> Source:
     """Find the images of another collection, on which nothing is trained.
 
     Parameters
@@ -248,184 +218,129 @@ def find_external(
     name : "ozturk" or "actualmed"
     challenge : if it consists of phantoms, so does the external collection
     folder : a folder with the collection's classes; "none" to do without; "" for
-        external/ or actualmed/ here or in the folder above, else a download
-    download : whether to download if there is no folder
+        ./external or ./actualmed, downloaded if it is missing
 
     Raises
     ------
     DataError
-        If the folder is missing or incomplete.
+        If a folder is missing or empty.
     """
     collection = COLLECTIONS[name]
-    if folder.strip().lower() == "none":
-        return _missing_source(name, "not requested.")
-    if challenge.is_phantom:
+    if challenge.is_phantom and folder != "none":
         root = challenge.root / collection.local
-        return _make_source(name, "phantom", root, "so are the challenge's images.")
+        return _make_source(collection, root, "PHANTOMS, as the challenge's images.")
     try:
-        root, kind = _find_root(collection, folder, download)
-    except DownloadError as error:
-        return _missing_source(name, str(error))
-    return _make_source(name, kind, root)
+        root = _find_root(collection, folder)
+    except UnavailableError as error:
+        note = f"not available: {error}"
+        return Source(collection, Path(), challenge.table[:0], note)
+    return _make_source(collection, root)
 
 
-def _find_root(collection: Collection, folder: str, download: bool) -> tuple[Path, str]:
-    """The folder of a collection's images and its kind, "folder" or "download"."""
-    local = Path(collection.local)
-    above = ".." / local
-    if folder.strip():
-        root = Path(os.path.expanduser(folder.strip()))
-    elif local.exists():
-        root = local
-    elif (above / collection.folders[0]).is_dir():
-        root = above
-    elif download:
-        _download(collection, local)
-        return local.resolve(), "download"
-    else:
-        problem = f"there is no folder {local}, and downloads are switched off"
-        raise DownloadError(f"{problem}. {collection.remedy}")
-    for name in collection.folders:
-        if not os.path.isdir(root / name):
-            raise DataError(f"{root} has no folder {name}. {collection.remedy}")
-    return root.resolve(), "folder"
+def _find_root(collection: Collection, folder: str) -> Path:
+    """The folder of a collection's images, which may have to be downloaded."""
+    if folder in ("phantom", "none"):
+        raise UnavailableError("no X-rays were requested.")
+    root = Path(folder or collection.local).expanduser()
+    if not folder and not root.exists():
+        _download(collection, root)
+    return root
 
 
 def _download(collection: Collection, target: Path) -> None:
     """Download a collection from the first archive that has all of it."""
-    manifest = _read_manifest(collection)
-    problems = []
+    problem = "the download failed"
     for url in collection.archives:
-        repository = url.partition("/archive/")[0]
         try:
-            _download_archive(url, manifest, target)
+            _download_archive(url, collection, target)
             return
-        except Exception as error:  # Keras raises no narrower class
-            cause = error.__context__ or error
-            problems.append(f"{repository}: {cause}")
-    problem = "; ".join(problems)
-    raise DownloadError(f"the download failed ({problem}). {collection.remedy}")
+        except Exception as error:  # of pooch, requests, zipfile or the disk
+            problem += f"; {url}: {error}"
+    raise UnavailableError(f"{problem}. {collection.remedy}")
 
 
-def _download_archive(url: str, manifest: pd.DataFrame, target: Path) -> None:
+def _download_archive(url: str, collection: Collection, target: Path) -> None:
     """Write the manifest's files, known by their hashes: all of them or none."""
+    with warnings.catch_warnings(action="ignore"):  # tqdm: no ipywidgets
+        import pooch
+    pooch.get_logger().setLevel("WARNING")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=".") as temporary:
-        archive = _get_file(url, temporary)
-        unpacked = Path(temporary, "unpacked")
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(unpacked)
+        files = pooch.retrieve(
+            url,
+            known_hash=None,
+            path=temporary,
+            processor=pooch.Unzip(extract_dir="unpacked"),
+        )
+        file_by_hash = {git_blob_sha1(file): file for file in files}
         complete = Path(temporary, "complete")
-        for path in unpacked.rglob("*.*"):
-            if path.is_file():
-                same = manifest["sha1"] == git_blob_sha1(path)
-                for file in manifest.loc[same, "path"]:
-                    copy = complete / file
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, copy)
-        for file in manifest["path"]:
-            if not (complete / file).exists():
-                raise DataError(f"{file} is missing or altered")
+        for listed in collection.read_manifest().itertuples():
+            if listed.sha1 not in file_by_hash:
+                raise DataError(f"{listed.path} is missing or altered")
+            copy = complete / listed.path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file_by_hash[listed.sha1], copy)
         if not target.exists():  # another notebook may have been faster
             complete.rename(target)
 
 
-def _get_file(url: str, folder: str) -> str:
-    """Download with Keras, which has no time limit of its own."""
-    import keras  # here, because it takes seconds
-
-    limit = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
+def _draw_phantoms() -> Path:
+    """The folder ./phantoms, drawn unless it exists."""
+    root = Path("phantoms")
     try:
-        return keras.utils.get_file(
-            "archive.zip", origin=url, cache_dir=folder, cache_subdir=""
-        )
-    finally:
-        socket.setdefaulttimeout(limit)
-
-
-def _draw_phantoms(reason: str) -> Source:
-    """Phantoms in ./phantoms; the note gives the reason."""
-    root = Path("phantoms").resolve()
-    try:
-        write_phantoms(root)
+        if not root.is_dir():
+            write_phantoms(root)
     except OSError as error:
-        problem = f"{reason} Phantoms cannot be written to {root}: {error}."
-        raise DataError(f"{problem} Remedy: start in another folder.") from error
-    return _make_source("challenge", "phantom", root, reason)
+        raise DataError(
+            f"{root} cannot be written: {error}. Remedy: start in another folder."
+        ) from error
+    return root
 
 
-def _missing_source(name: str, reason: str) -> Source:
-    table = _make_table([], _read_manifest(COLLECTIONS[name]))
-    return Source(name, "missing", Path(), table, reason)
-
-
-def _make_source(name: str, kind: str, root: Path, note: str = "") -> Source:
-    """List the images below `root`."""
-    collection = COLLECTIONS[name]
-    manifest = _read_manifest(collection)
-    rows = []
-    passed_over = []
-    for path in root.glob("*/" * len(collection.levels) + "*"):
-        file = path.relative_to(root)
-        if file.parts[0] not in collection.folders or file.name.startswith("."):
-            continue
-        if file.suffix.lower() not in SUFFIXES:
-            passed_over.append(file.as_posix())
-            continue
-        row = dict(zip(collection.levels, file.parts, strict=False))
-        row["path"] = file.as_posix()
-        row["name"] = file.with_suffix("").as_posix()
-        row["sha1"] = git_blob_sha1(path)
-        rows.append(row)
-    table = _make_table(rows, manifest)
-    if kind == "phantom":
+def _make_source(collection: Collection, root: Path, phantom_note: str = "") -> Source:
+    """List the images below `root`; a note makes them phantoms."""
+    manifest = collection.read_manifest()
+    root = root.resolve()
+    files = pd.DataFrame(_list_files(collection, root))
+    # By name, because reduced copies have another suffix and another hash.
+    table = files.merge(manifest, how="left", on="name", suffixes=("", "_listed"))
+    patient_of_hash = manifest.groupby("sha1")["patient"].first()
+    by_hash = table["sha1"].map(patient_of_hash)
+    in_name = table["path"].str.extract(PATIENT_IN_NAME)[0]
+    # Equal files are one patient, whatever their names.
+    in_name = in_name.groupby(table["sha1"]).transform("first")
+    by_content = "sha_" + table["sha1"].str[:12]
+    unlisted = in_name.fillna(by_content)
+    table["patient"] = by_hash.fillna(table["patient"].fillna(unlisted))
+    if phantom_note:
         table["view"] = "PA"  # so that what is computed for one view has images
-    else:
-        missing = set(manifest["name"]) - {row["name"] for row in rows}
-        note = _count_names("missing", missing)
-        note += _count_names("passed over", passed_over)
-    return Source(name, kind, root, table, note)
+        return Source(collection, root, table, phantom_note, is_phantom=True)
+    n_verified = (table["sha1"] == table["sha1_listed"]).sum()
+    note = f"folder {root.name}, {n_verified} of {len(table)} verified by hash"
+    missing = np.setdiff1d(manifest["name"], table["name"])
+    if missing.size:
+        note += f"; {len(missing)} missing, first {missing[0]}"
+    return Source(collection, root, table, note)
 
 
-def _count_names(text: str, names: Iterable[str]) -> str:
-    """Such as "; 2 missing, first a.png"; nothing for no names."""
-    if not names:
-        return ""
-    return f"; {len(names)} {text}, first {min(names)}"
-
-
-def _read_manifest(collection: Collection) -> pd.DataFrame:
-    """A row a file: path, name (without suffix), sha1, patient, view, age."""
-    folder = Path(__file__).parent
-    manifest = pd.read_csv(folder / collection.manifest)
-    ages = pd.read_csv(folder / "ages.csv")
-    manifest = manifest.rename(columns={"git_blob_sha1": "sha1"})
-    manifest = manifest.merge(ages, on="path", how="left")
-    manifest["name"] = manifest["path"].str.rpartition(".")[0]
-    if "view" not in manifest:
-        manifest["view"] = ""
-    return manifest
-
-
-def _make_table(rows: list[dict], manifest: pd.DataFrame) -> pd.DataFrame:
-    """The table of a source from the places and hashes of its files."""
-    table = pd.DataFrame(rows, columns=PLACE, dtype=object)
-    table = table.fillna("").sort_values("path", ignore_index=True)
-    # By name, for reduced copies have another suffix and another hash.
-    table = table.merge(manifest, how="left", on="name", suffixes=("", "_listed"))
-    table["verified"] = table["sha1"] == table["sha1_listed"]
-    table["view"] = table["view"].fillna("")
-
-    patient_by_hash = manifest.drop_duplicates("sha1").set_index("sha1")["patient"]
-    in_name = table["path"].str.extract(PATIENT_IN_NAME, expand=False)
-    by_hash = table["sha1"].map(patient_by_hash)
-    patient = "sha_" + table["sha1"].str[:12]
-    for known in (in_name, table["patient"], by_hash):  # the surest last
-        # Equal files are one patient, whatever their names.
-        of_file = known.groupby(table["sha1"]).transform("first")
-        patient = patient.mask(of_file.notna(), of_file)
-    table["patient"] = patient
-    return table.drop(columns=["name", "path_listed", "sha1_listed"])
+def _list_files(collection: Collection, root: Path) -> list[dict]:
+    """A row a file: what its place tells, and its hash."""
+    rows = []
+    for folder in collection.folders:
+        paths = sorted((root / folder).glob(collection.pattern), key=str)
+        if not paths:
+            raise DataError(f"{root / folder} has no images. {collection.remedy}")
+        for path in paths:
+            file = path.relative_to(root)
+            row = {
+                "file": path,
+                "path": file.as_posix(),
+                "name": file.with_suffix("").as_posix(),
+                "stem": path.stem,
+                "class_name": path.parent.name,
+                "sha1": git_blob_sha1(path),
+            }
+            rows.append(row)
+    return rows
 
 
 def load_images(source: Source, task: str, split: str, size: int = 224) -> ImageSet:
@@ -434,32 +349,25 @@ def load_images(source: Source, task: str, split: str, size: int = 224) -> Image
     Raises
     ------
     DataError
-        If a class has too few images, a folder is no class of the task, or a file
-        bears the name of one of the challenge's, but not its content.
+        If a class has no images, a folder is no class of the task, or a file has the
+        name of one of the challenge's files but other content.
     """
-    remedy = COLLECTIONS["challenge"].remedy
+    place = f"{task}/{split}/"
+    table = source.table[source.table["path"].str.startswith(place)]
     classes = TASK_CLASSES[task]
-    table = source.table.query("task == @task and split == @split")
-    unknown = set(table["class_name"]).difference(classes)
-    if unknown:
-        raise DataError(f"{task}/{split} has unknown classes: {unknown}. {remedy}")
-    n_needed = 1
-    if split == "train":
-        n_needed = MIN_PATIENTS
-    patients = table.groupby("class_name")["patient"].nunique()
-    for class_name in classes:
-        n_patients = patients.get(class_name, 0)
-        if n_patients < n_needed:
-            place = f"{task}/{split}/{class_name}"
-            problem = f"{place} has {n_patients} patients, and needs {n_needed}"
-            raise DataError(f"{problem}. {remedy}")
-    if not source.is_phantom:
-        listed = _read_manifest(COLLECTIONS["challenge"])
-        altered = table["path"].isin(listed["path"]) & ~table["verified"]
-        for path in table.loc[altered, "path"]:
-            problem = f"{path} differs from the challenge's file of this name"
-            raise DataError(f"{problem}. Remedy: restore or rename it.")
-    return _read_rows(source, table, classes, size)
+    present = set(table["class_name"])
+    if present != set(classes):
+        raise DataError(
+            f"{place} has images of {sorted(present)}, not of {classes}. "
+            f"{source.collection.remedy}"
+        )
+    altered = table.query("path == path_listed and sha1 != sha1_listed")["path"]
+    if altered.size:
+        raise DataError(
+            f"{', '.join(altered)}: the content differs from the challenge's. "
+            "Remedy: restore or rename the file."
+        )
+    return _read_rows(table, classes, size)
 
 
 def load_external(source: Source, challenge: Source, size: int = 224) -> ImageSet:
@@ -469,29 +377,19 @@ def load_external(source: Source, challenge: Source, size: int = 224) -> ImageSe
     ImageSet of zero images where the source is missing.
     """
     table = source.table
-    known = challenge.table
-    in_challenge = (
-        table["sha1"].isin(known["sha1"])
-        | table["patient"].isin(known["patient"])
-        | table["path"].map(_stem).isin(known["path"].map(_stem))
-    )
-    classes = COLLECTIONS[source.name].folders
-    return _read_rows(source, table[~in_challenge], classes, size)
+    for column in ("sha1", "patient", "stem"):
+        in_challenge = table[column].isin(challenge.table[column])
+        table = table[~in_challenge]
+    classes = source.collection.folders
+    return _read_rows(table, classes, size)
 
 
-def _stem(path: str) -> str:
-    return Path(path).stem
-
-
-def _read_rows(
-    source: Source, table: pd.DataFrame, classes: tuple[str, ...], size: int
-) -> ImageSet:
+def _read_rows(table: pd.DataFrame, classes: tuple[str, ...], size: int) -> ImageSet:
     """The images of some rows of a source's table."""
-    paths = [source.root / path for path in table["path"]]
     labels = table["class_name"].map(classes.index)
     return ImageSet(
-        images=read_images(paths, size),
-        labels=labels.to_numpy(dtype=np.int64),
+        images=read_images(table["file"], size),
+        labels=labels.to_numpy(np.int64),
         class_names=classes,
         table=table.reset_index(drop=True),
     )
@@ -503,11 +401,6 @@ def count_table(**sets: ImageSet) -> pd.DataFrame:
     for name, image_set in sets.items():
         groups = image_set.table.groupby("class_name")["patient"]
         counts = groups.agg(images="size", patients="nunique")
-        counts = counts.reindex(list(image_set.class_names), fill_value=0)
+        counts = counts.reindex(image_set.class_names, fill_value=0)
         columns[name] = counts.set_axis(image_set.titles)
     return pd.concat(columns, axis="columns")
-
-
-def shared_patients(one: ImageSet, other: ImageSet) -> list[str]:
-    """Patients with images in both sets, sorted."""
-    return np.intersect1d(one.patients, other.patients).tolist()

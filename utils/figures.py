@@ -6,7 +6,6 @@ report, and nothing else has one of these colours.
 
 import math
 import re
-from collections.abc import Sequence
 from itertools import groupby
 
 import keras
@@ -19,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from .datasets import CLASS_TITLES, ImageSet
+from .scores import class_columns
 
 CLASS_COLOURS = {
     "covid": "tab:blue",
@@ -52,10 +52,9 @@ def apply_style() -> None:
 
 
 def plot_history(history: dict, axes: tuple[Axes, Axes], title: str = "") -> None:
-    """Draw accuracy and loss by epoch.
+    """Draw accuracy, and loss on a logarithmic scale, by epoch.
 
-    A line marks the lowest validation loss, smoothed over five epochs. The axes leave
-    out the rare extremes that would flatten everything else.
+    A line marks the lowest validation loss, smoothed over five epochs.
 
     Parameters
     ----------
@@ -67,29 +66,25 @@ def plot_history(history: dict, axes: tuple[Axes, Axes], title: str = "") -> Non
     title
         Title of both axes.
     """
-    _, loss_axes = axes
+    accuracy_axes, loss_axes = axes
     table = pd.DataFrame(history)
-    table.index += 1
+    table.index = pd.RangeIndex(1, len(table) + 1)
     for ax, metric in zip(axes, ("accuracy", "loss"), strict=True):
         curves = table[[metric, f"val_{metric}"]]
         curves.columns = ["training", "validation"]
-        low, high = np.nanquantile(curves, [0.02, 0.98])
-        curves.plot(
-            ax=ax,
-            color=["0.5", "tab:purple"],
-            title=title,
-            xlabel="epoch",
-            ylabel=metric,
-            ylim=(low - 0.02, high + 0.02),
-        )
-        _add_legend(ax)
-
-    window = min(SMOOTHING, len(table))
-    smoothed = table["val_loss"].rolling(window, center=True).mean()
-    lowest = smoothed.idxmin()
+        colours = ["0.5", "tab:purple"]
+        curves.plot(ax=ax, color=colours, title=title, xlabel="epoch", ylabel=metric)
+    loss_axes.set_yscale("log")
+    lowest = smooth(table["val_loss"]).idxmin()
     label = f"smoothed minimum: epoch {lowest}"
     loss_axes.axvline(lowest, color="tab:purple", linestyle=":", label=label)
+    _add_legend(accuracy_axes)
     _add_legend(loss_axes)
+
+
+def smooth(curve: pd.Series) -> pd.Series:
+    """The centred moving average of a curve over five epochs, fewer at its ends."""
+    return curve.rolling(SMOOTHING, center=True, min_periods=1).mean()
 
 
 def plot_embedding(
@@ -131,54 +126,29 @@ def neighbour_purity(
     return pd.DataFrame(shares, index=titles, columns=titles)
 
 
-def plot_groups(shares: pd.DataFrame, ax: Axes) -> None:
-    """Draw the share of each group that is classified as COVID-19, with its interval.
-
-    `shares` has a row for each group, with the columns share, low and high (0 to 1).
-    """
-    ax.barh(shares.index, shares["share"], color="0.7")
-    ax.hlines(shares.index, shares["low"], shares["high"], color="black")
-    ax.invert_yaxis()
-    ax.set(xlabel="share classified as COVID-19, 95 % CI", xlim=(0, 1.01))
-
-
 def captions(probabilities: np.ndarray, image_set: ImageSet) -> list[str]:
     """Name each image's true class, then its predicted class and the probability.
 
-    `probabilities` are [n] or [n, 1], of label 1, or [n, classes].
+    `probabilities` are as in `scores.image_losses`.
     """
-    probabilities = np.column_stack([probabilities])
-    if probabilities.shape[1] == 1:
-        probabilities = np.hstack([1 - probabilities, probabilities])
     titles = [SHORT_TITLES[name] for name in image_set.class_names]
+    columns = class_columns(probabilities)
     texts = []
-    for label, row in zip(image_set.labels, probabilities, strict=True):
+    for label, row in zip(image_set.labels, columns, strict=True):
         predicted = titles[row.argmax()]
         texts.append(f"true: {titles[label]}\n{predicted} ({row.max():.2f})")
     return texts
 
 
-def image_sheet(
-    images: np.ndarray,
-    titles: list[str],
-    columns: int = 4,
-    colours: Sequence[str] = (),
-) -> Figure:
+def image_sheet(images: np.ndarray, titles: list[str], columns: int = 4) -> Figure:
     """Draw images, uint8 [n, h, w] or [n, h, w, 3], each under its title."""
-    if len(images) == 0:
-        fig = plt.figure(figsize=(SHEET_WIDTH, 1))
-        fig.suptitle("no images")
-        return fig
     side = SHEET_WIDTH / columns
-    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    fig = plt.figure(figsize=(columns * side, rows * (side + 0.5)))
-    if len(colours) == 0:
-        colours = ["black"] * len(images)
+    fig = plt.figure(figsize=(SHEET_WIDTH, rows * (side + 0.5)))
     for k, image in enumerate(images):
         ax = fig.add_subplot(rows, columns, k + 1)
         ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        ax.set_title(titles[k], color=colours[k])
+        ax.set_title(titles[k])
         ax.axis("off")
     return fig
 
@@ -187,21 +157,18 @@ def overlay_sheet(
     images: np.ndarray,
     heat: np.ndarray,
     titles: list[str],
-    columns: int = 4,
-    mask: np.ndarray | None = None,
+    mask: np.ndarray,
 ) -> Figure:
     """Draw an `image_sheet` under heat maps, float [n, h, w] of 0 to 1.
 
     `mask`, bool [h, w], is outlined in every image.
     """
-    fig = image_sheet(images, titles, columns)
+    fig = image_sheet(images, titles)
     for ax, overlay in zip(fig.axes, heat, strict=True):
         ax.imshow(overlay, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * overlay)
-        if mask is not None:
-            ax.contour(mask, levels=[0.5], colors="white")
-    if len(images) > 0:
-        scale = plt.cm.ScalarMappable(cmap="inferno")
-        fig.colorbar(scale, ax=fig.axes, label="heat (1 = maximum)")
+        ax.contour(mask, levels=[0.5], colors="white")
+    scale = plt.cm.ScalarMappable(cmap="inferno")
+    fig.colorbar(scale, ax=fig.axes, label="heat (1 = maximum)")
     return fig
 
 

@@ -61,18 +61,19 @@ class Fit:
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """The fits on the folds, in order, and each image's held-out prediction.
-
-    probabilities : float64 [n, outputs]; NaN where no fold holds the image out
-    """
+    """The fits on the folds, in order."""
 
     fits: list[Fit]
-    folds: list[Fold]
-    probabilities: np.ndarray
+    folds: Sequence[Fold]
 
-    def held_out(self, name: str) -> np.ndarray:
-        """Predictions for other inputs of the n images, by the same folds."""
-        gathered = np.full(self.probabilities.shape, np.nan)
+    def held_out(self, name: str = "plain") -> np.ndarray:
+        """Held-out predictions for `Samples.plain`, or for other inputs in step.
+
+        Returns
+        -------
+        float64 [n, outputs], NaN where no fold holds the image out.
+        """
+        gathered = np.full(self.fits[0].predictions[name].shape, np.nan)
         for fit, fold in zip(self.fits, self.folds, strict=True):
             gathered[fold.held_out] = fit.predictions[name][fold.held_out]
         return gathered
@@ -175,12 +176,8 @@ def cross_validate(
     ]
     fits = iter(Parallel()(jobs))
     results = {}
-    for name, experiment in experiments.items():
-        fits_on_folds = [next(fits) for _ in folds]
-        probabilities = np.full(experiment.samples.targets.shape, np.nan)
-        for fit, fold in zip(fits_on_folds, folds, strict=True):
-            probabilities[fold.held_out] = fit.predictions["held out"]
-        results[name] = CrossValidated(fits_on_folds, list(folds), probabilities)
+    for name in experiments:
+        results[name] = CrossValidated([next(fits) for _ in folds], folds)
     return results
 
 
@@ -190,14 +187,22 @@ def fit_fold(
     seed: int,
     inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Fit:
-    """Train on a fold's training images; predict those held out, and `inputs`."""
+    """Train on a fold's training images; predict "plain" (all images) and `inputs`."""
     samples = experiment.samples
-    to_predict = dict(inputs or {})
-    to_predict["held out"] = samples.plain[fold.held_out]
+    to_predict = {"plain": samples.plain} | dict(inputs or {})
     train_rows = fold.train
     monitored_rows = fold.held_out
+    callbacks = []
     if experiment.patience is not None:
-        train_rows, monitored_rows = _inner_split(samples, fold, seed)
+        inner = _inner_split(samples, fold, seed)
+        train_rows = fold.train[inner.train]
+        monitored_rows = fold.train[inner.held_out]
+        stopping = keras.callbacks.EarlyStopping(
+            monitor="val_loss",
+            patience=experiment.patience,
+            restore_best_weights=True,
+        )
+        callbacks.append(stopping)
     model = experiment.build(seed=seed)
     trained = model
     if experiment.augmentation is not None:
@@ -224,7 +229,7 @@ def fit_fold(
             epochs=experiment.epochs,
             shuffle=False,  # the batches shuffle themselves
             verbose=0,
-            callbacks=_early_stopping(experiment),
+            callbacks=callbacks,
         ).history
         predictions = {name: predict(model, x) for name, x in to_predict.items()}
     finally:
@@ -258,22 +263,9 @@ def predict(model: keras.Model, inputs: np.ndarray, batch_size: int = 32) -> np.
     return special.softmax(logits, axis=1)
 
 
-def _inner_split(samples: Samples, fold: Fold, seed: int):
-    """Rows of a fold's training part to train on, and to monitor for stopping."""
-    labels = samples.targets[fold.train].argmax(axis=1)
-    if samples.targets.shape[1] == 1:
-        labels = samples.targets[fold.train, 0].astype(int)
-    inner = validation_split(labels, samples.patients[fold.train], seed=seed)
-    return fold.train[inner.train], fold.train[inner.held_out]
-
-
-def _early_stopping(experiment: Experiment) -> list[keras.callbacks.Callback]:
-    if experiment.patience is None:
-        return []
-    return [
-        keras.callbacks.EarlyStopping(
-            monitor="val_loss",
-            patience=experiment.patience,
-            restore_best_weights=True,
-        )
-    ]
+def _inner_split(samples: Samples, fold: Fold, seed: int) -> Fold:
+    """Split a fold's training part, to train on and to monitor for early stopping."""
+    targets = samples.targets[fold.train]
+    _, labels = np.unique(targets, axis=0, return_inverse=True)
+    labels = labels.ravel()  # in NumPy 2.0.0 a column
+    return validation_split(labels, samples.patients[fold.train], seed)

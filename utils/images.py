@@ -1,7 +1,7 @@
 """Decode image files, and hash them as git does."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow has decoders that run other programs (Ghostscript for PostScript): these only.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpe",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 # 16-bit grey has modes of its own. Of 16-bit colour, as in one of the challenge's
 # files, Pillow takes the upper 8 bits.
 MODES = ("L", "LA", "P", "RGB", "RGBA")
@@ -60,7 +48,7 @@ def read_image(path: str | Path, size: int = 224) -> np.ndarray:
         raise ImageError(f"{path} cannot be read: {error}. {REMEDY}") from error
     # Pillow widens the filter when it shrinks, so this does not alias.
     resized = opaque.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(resized.convert("RGB"))
+    return np.array(resized)
 
 
 def _check_format(image: Image.Image) -> None:
@@ -78,23 +66,19 @@ def _check_format(image: Image.Image) -> None:
 
 
 def _over_black(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB, transparent pixels over black."""
+    """The image in RGB, transparent pixels over black."""
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         black = Image.new("RGBA", layer.size, "black")
         image = Image.alpha_composite(black, layer)
-    if image.mode == "L":
-        return image
     return image.convert("RGB")
 
 
-def read_images(paths: Sequence[str | Path], size: int = 224) -> np.ndarray:
+def read_images(paths: Iterable[str | Path], size: int = 224) -> np.ndarray:
     """Read n images as `read_image` does: uint8 [n, size, size, 3], in order."""
-    if len(paths) == 0:
-        return np.empty((0, size, size, 3), dtype=np.uint8)
     parallel = Parallel(n_jobs=-1, prefer="threads")
     images = parallel(delayed(read_image)(path, size) for path in paths)
-    return np.stack(images)
+    return np.array(images, dtype=np.uint8).reshape(-1, size, size, 3)
 
 
 def git_blob_sha1(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Confidence intervals over patients, as the images of a patient are not independent.
+"""95 % confidence intervals over patients: a patient's images are not independent.
 
 `proportion` is for what is right or wrong (accuracy, sensitivity, specificity), and the
 bootstrap over patients is for means of losses and for areas under the ROC curve.
@@ -23,22 +23,12 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of k successes in n independent trials (Wilson, 1927)."""
-    if n < 1 or not 0 <= k <= n:
-        raise ValueError(f"{k} of {n} is not a proportion.")
-    quantile = stats.norm.ppf((1 + confidence) / 2)
-    return _score_interval(k / n, n, quantile)
-
-
-def proportion(
-    right: ArrayLike, patients: ArrayLike, confidence: float = 0.95
-) -> Interval:
+def proportion(right: ArrayLike, patients: ArrayLike) -> Interval:
     """Share of images that are right, with an interval over patients.
 
-    Wilson's formula with the effective number of images in place of n (n divided by
-    the design effect; Kish, 1965), and with Student's t of the patients less one in
-    place of the normal quantile, because the design effect is an estimate.
+    Wilson's score interval (1927) with the effective number of images in place of n (n
+    divided by the design effect; Kish, 1965), and with Student's t of the patients less
+    one in place of the normal quantile, because the design effect is an estimate.
 
     Parameters
     ----------
@@ -46,90 +36,67 @@ def proportion(
     patients : [n], a name or number of the patient of each image
     """
     sums = patient_sums(right, patients)
-    sizes = patient_sums(np.ones(len(patients)), patients)
+    _, sizes = np.unique(patients, return_counts=True)
     share = sums.sum() / sizes.sum()
-    if len(sizes) == 1:
+    n_patients = len(sizes)
+    if n_patients == 1:
         return Interval(share, 0.0, 1.0)
 
-    quantile = stats.t.ppf((1 + confidence) / 2, df=len(sizes) - 1)
-    n_effective = _effective_number(sums, sizes)
-    interval = _score_interval(share, n_effective, quantile)
+    t = stats.t.ppf(0.975, df=n_patients - 1)
+    # Wilson's ends are the roots of (share - end)² = weight end (1 - end).
+    weight = t**2 / _effective_number(sums, sizes)
+    low, high = np.sort(np.roots([1 + weight, -2 * share - weight, share**2]))
     # By chance, a few misses can make the design effect look small. They must not
     # raise the lower end above that of no miss, nor a few hits lower the upper end.
-    limit = _score_interval(1, len(sizes), quantile).low
-    return Interval(
-        value=share,
-        low=min(interval.low, limit),
-        high=max(interval.high, 1 - limit),
-    )
+    limit = n_patients / (n_patients + t**2)
+    return Interval(share, min(low, limit), max(high, 1 - limit))
 
 
-def bootstrap_mean(
-    values: ArrayLike,
-    patients: ArrayLike,
-    draws: int = 20_000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
+def bootstrap_mean(values: ArrayLike, patients: ArrayLike) -> Interval:
     """Mean of values [n], such as losses, with its bootstrap interval over patients.
 
     If all values are equal, so are the ends: `proportion` is for what is right or
     wrong.
     """
     sums = patient_sums(values, patients)
-    sizes = patient_sums(np.ones(len(patients)), patients)
-    counts = bootstrap_counts(len(sizes), draws, seed)
+    _, sizes = np.unique(patients, return_counts=True)
+    counts = bootstrap_counts(len(sizes))
     means = counts @ sums / (counts @ sizes)
-    return _percentile_interval(np.mean(values), means, confidence)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(np.mean(values), low, high)
 
 
 def bootstrap_auc(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    patients: ArrayLike,
-    draws: int = 20_000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    y_true: ArrayLike, y_score: ArrayLike, patients: ArrayLike
 ) -> Interval:
     """Area under the ROC curve with its bootstrap interval over patients.
 
     Draws without images of one class are dropped. If all draws agree, as with a perfect
-    score, the interval is that of a proportion of the smaller class's patients.
+    score, so do the ends.
 
     Parameters
     ----------
     y_true : bool [n], True for the class that should have the higher scores
     y_score : float [n]
     """
-    positive = np.ravel(y_true).astype(bool)
+    positive = np.asarray(y_true, dtype=bool)
     scores = np.ravel(y_score).astype("float64")
-    if positive.shape != scores.shape:
-        raise ValueError(f"{len(scores)} scores do not fit {len(positive)} labels.")
-    pairs = np.outer(positive, ~positive)
-    if not pairs.any():
+    gaps = np.subtract.outer(scores[positive], scores[~positive])
+    if gaps.size == 0:
         raise ValueError("An area under the ROC curve needs images of both classes.")
 
     # The share of pairs in the right order, ties as halves (Mann and Whitney, 1947).
-    gaps = np.subtract.outer(scores, scores)
-    in_order = pairs * (1 + np.sign(gaps)) / 2
-    value = in_order[pairs].mean()
+    in_order = (1 + np.sign(gaps)) / 2
     names, patient = np.unique(patients, return_inverse=True)
-    weights = bootstrap_counts(len(names), draws, seed)[:, patient]
-    n_in_order = (weights @ in_order * weights).sum(axis=1)
-    n_positive = weights @ positive
-    n_negative = weights @ ~positive
-    n_pairs = n_positive * n_negative
+    weights = bootstrap_counts(len(names))[:, patient]
+    positive_weights = weights[:, positive]
+    negative_weights = weights[:, ~positive]
+    n_in_order = (positive_weights @ in_order * negative_weights).sum(axis=1)
+    n_pairs = positive_weights.sum(axis=1) * negative_weights.sum(axis=1)
     complete = n_pairs > 0
     areas = n_in_order[complete] / n_pairs[complete]
-    interval = _percentile_interval(value, areas, confidence)
-    if interval.low < interval.high:
-        return interval
-
-    positive_patients = set(patient[positive])
-    negative_patients = set(patient[~positive])
-    n_smaller = min(len(positive_patients), len(negative_patients))
-    equal = np.full(n_smaller, value)
-    return proportion(equal, np.arange(n_smaller), confidence)
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return Interval(in_order.mean(), low, high)
 
 
 def patient_sums(values: ArrayLike, patients: ArrayLike) -> np.ndarray:
@@ -140,25 +107,11 @@ def patient_sums(values: ArrayLike, patients: ArrayLike) -> np.ndarray:
     return np.bincount(patient, weights=values)
 
 
-def bootstrap_counts(n_patients: int, draws: int, seed: int) -> np.ndarray:
-    """How often each patient is in each draw: float64 [draws, patients]."""
+def bootstrap_counts(n_patients: int) -> np.ndarray:
+    """How often each patient is in each of 20,000 draws: int64 [draws, patients]."""
     equal_shares = np.full(n_patients, 1 / n_patients)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n_patients, equal_shares, size=draws)
-    return counts.astype("float64")
-
-
-def _score_interval(share, n, quantile):
-    """Wilson's interval of a share of n, as in Newcombe (1998), method 3."""
-    weight = quantile**2 / n
-    variance = share * (1 - share) / n + weight / n / 4
-    centre = (share + weight / 2) / (1 + weight)
-    half_width = quantile * np.sqrt(variance) / (1 + weight)
-    return Interval(
-        value=share,
-        low=max(centre - half_width, 0.0),
-        high=min(centre + half_width, 1.0),
-    )
+    rng = np.random.default_rng(0)
+    return rng.multinomial(n_patients, equal_shares, size=20_000)
 
 
 def _effective_number(sums, sizes):
@@ -176,10 +129,3 @@ def _effective_number(sums, sizes):
     # At least 1, and at most what equal answers within every patient would give.
     largest = np.sum(sizes**2) / n_images
     return n_images / np.clip(design_effect, 1, largest)
-
-
-def _percentile_interval(value, draws, confidence):
-    """Interval between quantiles of bootstrap draws."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(value, low, high)

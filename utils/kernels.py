@@ -67,14 +67,21 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         average.assign(average * self.momentum + batch_value * (1 - self.momentum))
 
 
-def with_fused_normalization(base: keras.Model) -> keras.Model:
-    """A copy of a network, weights included, with `FusedBatchNormalization` layers."""
+def with_fused_normalization(
+    base: keras.Model, momentum: float | None = None
+) -> keras.Model:
+    """A copy of a network, weights included, with `FusedBatchNormalization` layers.
+
+    Without `momentum` they keep the momentum of the base's layers.
+    """
 
     def copy_layer(layer):
-        layer_class = type(layer)
-        if layer_class is keras.layers.BatchNormalization:
-            layer_class = FusedBatchNormalization
-        return layer_class.from_config(layer.get_config())
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            if momentum is not None:
+                config["momentum"] = momentum
+            return FusedBatchNormalization.from_config(config)
+        return type(layer).from_config(config)
 
     copy = keras.models.clone_model(base, clone_function=copy_layer)
     copy.set_weights(base.get_weights())

@@ -14,13 +14,9 @@ from .kernels import with_fused_normalization
 from .pretrained import WeightSource, load_imagenet
 
 IMAGE_SHAPE = (224, 224, 3)
-MODULES = {
-    "VGG16": keras.applications.vgg16,
-    "VGG19": keras.applications.vgg19,
-    "MobileNet": keras.applications.mobilenet,
-    "MobileNetV2": keras.applications.mobilenet_v2,
-    "MobileNetV3Small": keras.applications.mobilenet_v3,
-    "MobileNetV3Large": keras.applications.mobilenet_v3,
+IMAGENET_SCALING = {
+    "VGG16": keras.applications.vgg16.preprocess_input,
+    "MobileNet": keras.applications.mobilenet.preprocess_input,
 }
 
 
@@ -32,22 +28,20 @@ def build_backbone(
     Parameters
     ----------
     architecture : str
-        A key of `MODULES`.
+        Its name in `keras.applications`.
     folder : str
         Where the weights are; see `pretrained.load_imagenet`.
     scaling : str
         "1/255", as in the course's template, or "imagenet", the preprocessing that
-        the weights were trained with.
+        the weights of VGG16 and MobileNet were trained with.
     """
-    if architecture not in MODULES:
-        raise ValueError(f"{architecture!r} is not one of {', '.join(MODULES)}")
     inputs = keras.Input(IMAGE_SHAPE, name="image")
-    if scaling == "1/255":
+    if scaling == "imagenet":
+        scaled = IMAGENET_SCALING[architecture](inputs)
+    elif scaling == "1/255":
         scaled = layers.Rescaling(1 / 255, name="scaling")(inputs)
-    elif scaling == "imagenet":
-        scaled = _imagenet_scaling(architecture, inputs)
     else:
-        raise ValueError(f"scaling must be 1/255 or imagenet, not {scaling!r}")
+        raise ValueError(f'scaling must be "1/255" or "imagenet": {scaling!r}')
     options = {}
     if architecture.startswith("MobileNetV3"):
         options["include_preprocessing"] = False
@@ -55,12 +49,6 @@ def build_backbone(
     base = build(include_top=False, weights=None, input_tensor=scaled, **options)
     source = load_imagenet(base, architecture, folder)
     return base, source
-
-
-def _imagenet_scaling(architecture: str, inputs):
-    if architecture.startswith("MobileNetV3"):  # its preprocess_input does nothing
-        return layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(inputs)
-    return MODULES[architecture].preprocess_input(inputs)
 
 
 def build_head(
@@ -93,19 +81,19 @@ def build_head(
 def build_classifier(
     backbone: keras.Model,
     n_outputs: int,
-    hidden: Sequence[int] = (512, 256),
-    dropout: float = 0.0,
     seed: int = 0,
+    momentum: float | None = None,
 ) -> keras.Model:
     """The report's MobileNet: a copy of a backbone, nested, and a head; all trainable.
 
-    `hidden`, `dropout` and `seed` are as for `build_head`.
+    `seed` is as for `build_head`; `momentum` is that of the batch normalisation's
+    moving statistics, by default the backbone's.
     """
     inputs = keras.Input(backbone.input_shape[1:])
-    x = with_fused_normalization(backbone)(inputs)
+    x = with_fused_normalization(backbone, momentum)(inputs)
     x = layers.GlobalAveragePooling2D(name="average_pool")(x)
     x = layers.Flatten(name="flatten")(x)
-    outputs = _dense_layers(x, n_outputs, hidden, dropout, seed)
+    outputs = _dense_layers(x, n_outputs, (512, 256), dropout=0, seed=seed)
     return keras.Model(inputs, outputs, name="classifier")
 
 
@@ -122,15 +110,6 @@ def _dense_layers(x, n_outputs: int, hidden: Sequence[int], dropout: float, seed
         activation = "sigmoid"
     initializer = keras.initializers.GlorotUniform(seed + len(hidden))
     return layers.Dense(n_outputs, activation, kernel_initializer=initializer)(x)
-
-
-def set_momentum(model: keras.Model, momentum: float) -> None:
-    """Set the momentum of all batch normalisations of a network, nested ones too."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            set_momentum(layer, momentum)
-        elif isinstance(layer, layers.BatchNormalization):
-            layer.momentum = momentum
 
 
 def logits_model(model: keras.Model) -> keras.Model:

@@ -77,13 +77,9 @@ def _load_from_folder(base, architecture: str, folder: Path) -> WeightSource:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            return dict(archive)
     except Exception as error:  # on broken bytes NumPy and zipfile raise many kinds
         raise ValueError(f"{path.name} cannot be read: {error}. {REMEDY}") from error
-    for key, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path.name}: {key} is not finite. {REMEDY}")
-    return arrays
 
 
 def _key(layer, variable) -> str:
@@ -109,7 +105,5 @@ def _load_from_keras(base, architecture: str) -> WeightSource:
             raise ValueError(f"Keras' weights: {error}. {remedy}") from error
         reason = str(error).rpartition(" -- ")[2]
         return WeightSource(architecture, False, f"Keras' download failed: {reason}")
-    for layer in base.layers:
-        if layer.weights:
-            layer.set_weights(keras_base.get_layer(layer.name).get_weights())
+    base.set_weights(keras_base.get_weights())
     return WeightSource(architecture, True, "downloaded by Keras")

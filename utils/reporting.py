@@ -36,7 +36,8 @@ def show(item: Figure | pd.DataFrame, caption: str, is_phantom: bool = False) ->
         "display.notebook_repr_html",
         True,
     ):
-        display(item.map(format_value))
+        # As objects, because pandas 2.2 maps integers with gaps as floats.
+        display(item.astype(object).map(format_value))
 
 
 def format_value(value) -> str:
@@ -76,14 +77,13 @@ def statement_table(task: int, answers: Mapping[str, tuple[str, str]]) -> pd.Dat
         If a statement has no answer, or an answer no statement or outcome.
     """
     path = Path(__file__).with_name("statements.csv")
-    statements = pd.read_csv(path, dtype=str, index_col="number")["statement"]
-    statements = statements[statements.index.str.startswith(f"{task}.")]
-    mismatched = set(statements.index).symmetric_difference(answers)
+    table = pd.read_csv(path, dtype=str).set_index("number")
+    table = table[table.index.str.startswith(f"{task}.")]
+    mismatched = set(table.index).symmetric_difference(answers)
     if mismatched:
         raise ValueError(f"statement without answer, or answer without: {mismatched}")
-    table = statements.to_frame("the report says")
-    table["here"] = [answers[number][0] for number in table.index]
-    table["outcome"] = [answers[number][1] for number in table.index]
+    pairs = [answers[number] for number in table.index]
+    table = table.join(pd.DataFrame(pairs, table.index, ["here", "outcome"]))
     unknown = set(table["outcome"]).difference(OUTCOMES)
     if unknown:
         raise ValueError(f"an outcome is one of {', '.join(OUTCOMES)}, not {unknown}")

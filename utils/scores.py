@@ -13,6 +13,17 @@ from .intervals import Interval, bootstrap_auc, proportion
 SMALLEST = np.finfo("float32").eps
 
 
+def class_columns(probabilities: ArrayLike) -> np.ndarray:
+    """Probabilities as float64 [n, classes]: a single column is that of label 1."""
+    columns = np.asarray(probabilities, dtype="float64")
+    columns = columns.reshape(len(columns), -1)
+    if not np.all((columns >= 0) & (columns <= 1 + 1e-6)):
+        raise ValueError("Probabilities must lie between 0 and 1.")
+    if columns.shape[1] == 1:
+        columns = np.hstack([1 - columns, columns])
+    return columns
+
+
 def image_losses(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
     """Cross-entropy of each image: float64 [n].
 
@@ -21,21 +32,21 @@ def image_losses(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
     labels : int [n]
     probabilities : [n] or [n, 1], the probability of label 1, or [n, classes]
     """
-    columns = _class_columns(probabilities)
+    columns = class_columns(probabilities)
     labels = np.asarray(labels, dtype=int)
     if labels.shape != columns[:, 0].shape:
         raise ValueError(f"{labels.shape} labels do not fit {len(columns)} images.")
-    p_true = np.take_along_axis(columns, labels[:, np.newaxis], axis=1)[:, 0]
+    p_true = columns[np.arange(len(labels)), labels]
     return -np.log(np.clip(p_true, SMALLEST, 1 - SMALLEST))
 
 
 def predicted_labels(probabilities: ArrayLike) -> np.ndarray:
     """The most probable label of each image, int [n], of the same probabilities."""
-    return _class_columns(probabilities).argmax(axis=1)
+    return class_columns(probabilities).argmax(axis=1)
 
 
 def accuracy_table(
-    right: ArrayLike, patients: ArrayLike, groups: Mapping[str, ArrayLike]
+    right: np.ndarray, patients: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """Accuracy of groups of images, a row each; groups without images are left out.
 
@@ -45,20 +56,17 @@ def accuracy_table(
     patients : [n]
     groups : name of each row -> bool [n], the images that belong to it
     """
-    right = np.asarray(right)
-    patients = np.asarray(patients)
     rows = {}
     for name, members in groups.items():
-        if not np.any(members):
+        if not members.any():
             continue
         rows[name] = {
-            "correct": int(right[members].sum()),
-            "images": len(right[members]),
+            "correct": right[members].sum(),
+            "images": members.sum(),
             "patients": len(set(patients[members])),
             "accuracy": proportion(right[members], patients[members]),
         }
-    columns = ["correct", "images", "patients", "accuracy"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def detector_scores(
@@ -84,14 +92,3 @@ def detector_scores(
         "specificity": proportion(~detected[~positive], patients[~positive]),
         "AUC": auc,
     }
-
-
-def _class_columns(probabilities):
-    """Probabilities as float64 [n, classes]: a single column is that of label 1."""
-    columns = np.asarray(probabilities, dtype="float64")
-    columns = columns.reshape(len(columns), -1)
-    if not np.all((columns >= 0) & (columns <= 1 + 1e-6)):
-        raise ValueError("Probabilities must lie between 0 and 1.")
-    if columns.shape[1] == 1:
-        columns = np.hstack([1 - columns, columns])
-    return columns
