@@ -39,31 +39,16 @@ def sigmoid_head():
     return linear_head(Flatten(), KERNEL[:, :1], activation="sigmoid")
 
 
-def test_grad_cam_averages_the_gradient_over_places(softmax_head):
-    gradients = GRADIENTS[LABELS]
-    weights = gradients.mean(axis=(1, 2), keepdims=True)
-    support = np.sum(weights * MAPS, axis=-1)
-    heat = class_activation(
-        softmax_head,
-        MAPS,
-        LABELS,
-        elementwise=False,
-    )
-    expected = np.maximum(support, 0)
-    assert_allclose(heat, expected, atol=1e-5)
-
-
-def test_hirescam_weights_each_place_by_its_own_gradient(softmax_head):
+@pytest.mark.parametrize("elementwise", [False, True])
+def test_grad_cam_averages_the_gradient_over_places_and_hirescam_does_not(
+    elementwise, softmax_head
+):
     weights = GRADIENTS[LABELS]
+    if not elementwise:
+        weights = weights.mean(axis=(1, 2), keepdims=True)
     support = np.sum(weights * MAPS, axis=-1)
-    heat = class_activation(
-        softmax_head,
-        MAPS,
-        LABELS,
-        elementwise=True,
-    )
-    expected = np.maximum(support, 0)
-    assert_allclose(heat, expected, atol=1e-5)
+    heat = class_activation(softmax_head, MAPS, LABELS, elementwise)
+    assert_allclose(heat, np.maximum(support, 0), atol=1e-5)
 
 
 def test_label_0_of_a_sigmoid_has_minus_the_logit_as_its_score(sigmoid_head):
