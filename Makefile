@@ -57,7 +57,7 @@ $(VENV)/complete: $(REQUIREMENTS) $(CONSTRAINTS)
 	@echo "Setting up $(VENV) (once; some minutes, depending on the network) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Remedy: name another PYTHON, 3.11 to 3.13."; exit 1; }
 	@$(CHECK_PYTHON)
-	@$(BIN)/python -m pip install --quiet $(REQUIREMENTS:%=-r %) $(CONSTRAINTS:%=-c %)
+	@$(BIN)/python -m pip install --quiet --no-compile $(REQUIREMENTS:%=-r %) $(CONSTRAINTS:%=-c %)
 	@$(BIN)/python -c "import utils, latex2mathml, nbconvert, nbval, papermill, xdist"
 	@touch $@
 
