@@ -82,13 +82,24 @@ def test_each_class_has_its_colour_of_the_report_and_its_count(ax):
         dots = ax.collections[label]
         members = np.equal(LABELS, label)
         assert_array_equal(dots.get_offsets(), points[members])
-        assert_allclose(colours(dots), [to_rgb(colour)])
+        assert_allclose(colours(dots), np.tile(to_rgb(colour), (members.sum(), 1)))
     assert legend(ax) == [
         "COVID-19 (3)",
         "Normal (1)",
         "Bacterial (2)",
         "Viral (0)",
     ]
+
+
+def test_chosen_points_are_hollow_and_drawn_last(ax):
+    points = np.arange(12).reshape(6, 2)
+    four_classes = image_set(LABELS, CLASS_NAMES)
+    figures.plot_embedding(points, four_classes, ax, hollow=[1, 4])
+    bacterial = ax.collections[2]
+    assert_array_equal(bacterial.get_offsets(), points[[5, 4]])
+    assert_allclose(colours(bacterial), [to_rgb("tab:green"), to_rgb("white")])
+    edges = bacterial.get_edgecolor()[:, :3]
+    assert_allclose(edges, [to_rgb("tab:green")])
 
 
 def test_curves_are_drawn_by_epoch(axes):
@@ -210,6 +221,7 @@ def test_boxes_have_output_and_parameters_and_frozen_ones_are_grey(nested, ax):
     ]
     grey = [box.get_facecolor()[0] < 1 for box in ax.patches]
     assert grey == [True, False, False]
+    assert ax.get_xlabel() == "grey: frozen"
 
 
 def test_mobilenet_has_a_box_for_each_of_its_13_blocks(ax):
@@ -222,3 +234,4 @@ def test_mobilenet_has_a_box_for_each_of_its_13_blocks(ax):
     figures.draw_network(base, ax)
     blocks = [f"block {k}" for k in range(1, 14)]
     assert rows(ax) == ["conv1", *blocks]
+    assert ax.get_xlabel() == ""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import NearestNeighbors
 
@@ -26,6 +27,12 @@ CLASS_COLOURS = {
     "pneumonia_bac": "tab:green",
     "pneumonia_vir": "tab:red",
     "pneumonia": "0.5",  # of unknown cause, in the external images only
+}
+CLASS_MARKERS = {
+    "covid": "o",
+    "normal": "s",
+    "pneumonia_bac": "^",
+    "pneumonia_vir": "D",
 }
 SHORT_TITLES = {
     name: title.removesuffix(" pneumonia") for name, title in CLASS_TITLES.items()
@@ -77,7 +84,7 @@ def plot_history(history: dict, axes: tuple[Axes, Axes], title: str = "") -> Non
     loss_axes.set_yscale("log")
     lowest = smooth(table["val_loss"]).idxmin()
     label = f"smoothed minimum: epoch {lowest}"
-    loss_axes.axvline(lowest, color="tab:purple", linestyle=":", label=label)
+    loss_axes.axvline(lowest, color="black", linestyle=":", label=label)
     _add_legend(accuracy_axes)
     _add_legend(loss_axes)
 
@@ -88,18 +95,33 @@ def smooth(curve: pd.Series) -> pd.Series:
 
 
 def plot_embedding(
-    points: np.ndarray, image_set: ImageSet, ax: Axes, title: str = ""
+    points: np.ndarray,
+    image_set: ImageSet,
+    ax: Axes,
+    title: str = "",
+    hollow: ArrayLike = (),
 ) -> None:
-    """Draw an embedding in the plane, float [n, 2], with a colour for each class."""
+    """Draw an embedding in the plane with a colour and a marker for each class.
+
+    Parameters
+    ----------
+    points : float [n, 2]
+    image_set : of these n images
+    hollow : int [m], rows of the points to draw hollow
+    """
+    is_hollow = np.isin(np.arange(len(points)), hollow)
     for label, name in enumerate(image_set.class_names):
-        x, y = points[image_set.labels == label].T
+        members = np.flatnonzero(image_set.labels == label)
+        # Hollow points last, because the legend shows the first.
+        members = members[np.argsort(is_hollow[members], kind="stable")]
+        colour = CLASS_COLOURS[name]
         ax.scatter(
-            x,
-            y,
+            *points[members].T,
             s=20,
-            alpha=0.8,
-            color=CLASS_COLOURS[name],
-            label=f"{SHORT_TITLES[name]} ({len(x)})",
+            marker=CLASS_MARKERS[name],
+            edgecolors=colour,
+            facecolors=np.where(is_hollow[members], "white", colour),
+            label=f"{SHORT_TITLES[name]} ({len(members)})",
         )
     ax.set(title=title, xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
     _add_legend(ax)
@@ -175,9 +197,10 @@ def overlay_sheet(
 def draw_network(model: keras.Model, ax: Axes, title: str = "") -> None:
     """Draw a model from top to bottom, with a box for each layer or block of layers.
 
-    Nested models are opened. A box says the shape of the output and the number of
+    Nested models are opened. A box gives the shape of the output and the number of
     parameters; it is grey if they are frozen.
     """
+    label = ""
     for name, block in groupby(_inner_layers(model), key=_block_name):
         layers = list(block)
         shape = " × ".join(f"{side:,}" for side in layers[-1].output.shape[1:])
@@ -187,11 +210,12 @@ def draw_network(model: keras.Model, ax: Axes, title: str = "") -> None:
         colour = "white"
         if n_parameters > 0 and not trainable:
             colour = "0.85"
+            label = "grey: frozen"
         box = ax.barh(name, width=1, height=1, color=colour, edgecolor="0.4")
         ax.bar_label(box, [text], label_type="center")
     ax.margins(0)
     ax.invert_yaxis()
-    ax.set(title=title, xlabel="grey: frozen", xticks=[])
+    ax.set(title=title, xlabel=label, xticks=[])
 
 
 def _inner_layers(model):
