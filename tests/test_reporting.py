@@ -19,8 +19,8 @@ ANSWERS = dict.fromkeys(NUMBERS, ("0.95", "reproduced"))
         (0.0004, "<0.001"),
         (21137729, "21,137,729"),
         (np.int64(1000), "1,000"),
-        (np.nan, ""),
-        (pd.NA, ""),
+        (np.nan, "–"),
+        (pd.NA, "–"),
         ("text", "text"),
     ],
 )
@@ -47,7 +47,7 @@ def test_a_table_is_shown_under_its_caption(displayed):
     (caption, _), (shown, _) = displayed
     assert caption.data == "**Counts**"
     assert shown.loc[0].tolist() == ["1,000", "<0.001"]
-    assert shown.loc[1].tolist() == ["", "0.500"]
+    assert shown.loc[1].tolist() == ["–", "0.500"]
 
 
 def test_a_figure_has_its_caption_as_alternative_text(displayed):

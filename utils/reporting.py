@@ -41,9 +41,9 @@ def show(item: Figure | pd.DataFrame, caption: str, is_phantom: bool = False) ->
 
 
 def format_value(value) -> str:
-    """Text of a table's cell: three decimals, thousands separated, empty if missing."""
+    """Text of a table's cell: three decimals, thousands separated, "–" if missing."""
     if value is None or value is pd.NA:
-        return ""
+        return "–"
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, Integral):  # NumPy's integers among them
@@ -55,7 +55,7 @@ def format_value(value) -> str:
 
 def _format_real(value: Real) -> str:
     if np.isnan(value):
-        return ""
+        return "–"
     if 0 < value < 0.0005:
         return "<0.001"
     return f"{value:.3f}"
@@ -77,7 +77,7 @@ def statement_table(task: int, answers: Mapping[str, tuple[str, str]]) -> pd.Dat
         If a statement has no answer, or an answer no statement or outcome.
     """
     path = Path(__file__).with_name("statements.csv")
-    table = pd.read_csv(path, dtype=str).set_index("number")
+    table = pd.read_csv(path, dtype=str).set_index("number").rename_axis(None)
     table = table[table.index.str.startswith(f"{task}.")]
     mismatched = set(table.index).symmetric_difference(answers)
     if mismatched:
@@ -99,7 +99,8 @@ def claim_table(
     """
     rows = [(claim, "tested", bool(holds)) for claim, holds in tested.items()]
     rows += [(claim, "described", bool(holds)) for claim, holds in described.items()]
-    return pd.DataFrame(rows, columns=["claim", "basis", "holds"])
+    numbers = range(1, len(rows) + 1)
+    return pd.DataFrame(rows, numbers, ["claim", "basis", "holds"])
 
 
 def require_claims(claims: pd.DataFrame) -> None:
