@@ -8,6 +8,7 @@ from scipy import stats
 
 from utils.comparisons import (
     McNemar,
+    agreement,
     comparison_table,
     holm,
     mcnemar,
@@ -120,9 +121,9 @@ def test_comparison_table_by_hand(compared):
 
 
 def test_comparison_table_adjusts_p_values_for_two_rows(compared):
-    """The p-value of 10 to 0 images is 2 / 2^10, of 5 patients' losses 2 / 2^5."""
+    """10 images of 5 patients are newly wrong: p = 2 / 2^5, and twice that."""
     table = comparison_table(**compared, reference="reference")
-    assert table.loc["worse", "p accuracy"] == approx(2 * 2 / 2**10)
+    assert table.loc["worse", "p accuracy"] == approx(2 * 2 / 2**5, abs=0.01)
     assert table.loc["worse", "p loss"] == approx(2 * 2 / 2**5, abs=0.01)
     assert table.loc["swapped", "p accuracy"] == 1
     reference = table.loc["reference"]
@@ -145,6 +146,18 @@ def test_comparison_table_adjusts_p_values_for_two_rows(compared):
 )
 def test_verdict(difference, p, expected, outcome):
     assert verdict(difference, p, expected) == outcome
+
+
+@pytest.mark.parametrize(
+    ("holds", "outcome"),
+    [
+        ([True, True], "reproduced"),
+        ([True, False], "undecided"),
+        ([False, False], "not reproduced"),
+    ],
+)
+def test_agreement(holds, outcome):
+    assert agreement(holds) == outcome
 
 
 def test_verdict_refuses_another_expectation():

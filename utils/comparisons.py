@@ -1,6 +1,6 @@
 """Comparisons of classifiers on the same images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,8 +84,8 @@ def comparison_table(
     -------
     pandas.DataFrame
         Accuracy (an Interval) and mean loss; how many images are newly correct and
-        newly wrong; p-values of the accuracy (McNemar) and of the loss (flipped signs),
-        each adjusted by Holm's method; missing in the row of the reference.
+        newly wrong; p-values of both scores (`sign_flip_test`), each adjusted by Holm's
+        method; missing in the row of the reference.
     """
     reference_right = predicted_labels(probabilities[reference]) == labels
     reference_losses = image_losses(labels, probabilities[reference])
@@ -95,11 +95,11 @@ def comparison_table(
         losses = image_losses(labels, p)
         rows[name] = {"accuracy": proportion(right, patients), "loss": losses.mean()}
         if name != reference:
-            test = mcnemar(right, reference_right)
+            gain = right.astype(int) - reference_right
             rows[name] |= {
-                "newly correct": test.only_a,
-                "newly wrong": test.only_b,
-                "p accuracy": test.p,
+                "newly correct": np.sum(gain > 0),
+                "newly wrong": np.sum(gain < 0),
+                "p accuracy": sign_flip_test(gain, patients),
                 "p loss": sign_flip_test(losses - reference_losses, patients),
             }
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -109,6 +109,19 @@ def comparison_table(
         table.loc[others, column] = holm(table.loc[others, column])
     counts = {"newly correct": "Int64", "newly wrong": "Int64"}
     return table.astype(counts)
+
+
+def agreement(holds: Sequence[bool]) -> str:
+    """Whether a statement holds in several fits.
+
+    Returns "reproduced" if it does in all, "not reproduced" if in none, and otherwise
+    "undecided".
+    """
+    if all(holds):
+        return "reproduced"
+    if any(holds):
+        return "undecided"
+    return "not reproduced"
 
 
 def verdict(difference: float, p: float, expected: str) -> str:
