@@ -211,7 +211,7 @@ def test_without_images_there_are_phantoms_that_say_why(here, monkeypatch):
     assert str(here) not in source.describe()
     external = find_external("actualmed", source)
     assert external.is_phantom
-    assert len(load_external(external, source, size=4)) == 24
+    assert len(load_external(external, source, size=4)) == 12
     assert not find_external("actualmed", source, "none").is_phantom
     assert len(load_images(source, "all", "train", size=4)) == 270
 

@@ -32,8 +32,8 @@ COUNTS = {  # two/ is a copy of a part of all/
     "external/covid": 12,
     "external/normal": 12,
     "external/pneumonia": 12,
-    "actualmed/covid": 12,
-    "actualmed/normal": 12,
+    "actualmed/covid": 6,
+    "actualmed/normal": 6,
 }
 
 
